@@ -1,0 +1,120 @@
+# Needs Linux, git, make and Python >= 3.12. Everything else is installed below this folder, first uv, then .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+UV_VERSION := 0.13.9
+UV := .tools/uv/bin/uv
+BIN := .venv/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+# uv asks the system's certificate store, as pip and curl do.
+export UV_SYSTEM_CERTS := 1
+# A proxy is for the way out: gRPC would send even calls to 127.0.0.1 through it.
+comma := ,
+export no_proxy := $(if $(no_proxy),$(no_proxy)$(comma))localhost,127.0.0.1
+export NO_PROXY := $(no_proxy)
+# When the command began, for the launcher's first line.
+export SHOPMESH_STARTED := $(shell date +%s.%N)
+
+# The environment is up to date when the file named after all that it is made from is there. Folders that were moved
+# count as changed (scripts in .venv/bin know where they are), and so does an interpreter that has gone.
+ENVIRONMENT := .venv/.made-from-$(shell \
+  { pwd; cat requirements.lock pyproject.toml gen/python/pyproject.toml; } | cksum | tr ' ' -; \
+  test -x .venv/bin/python || rm -f .venv/.made-from-*)
+
+.PHONY: help run test chaos check gen lock baseline clean
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: $(ENVIRONMENT) ## start the whole shop in the foreground; Ctrl-C stops it (ARGS: options of shopmesh up)
+	@exec $(BIN)/shopmesh up $(ARGS)
+
+test: $(ENVIRONMENT) ## all tests but chaos, also while a shop runs (ARGS: options of pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(ENVIRONMENT) ## the tests that kill, stop and cut off parts of a shop
+	@$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+gen: $(ENVIRONMENT) ## write gen/ from protos/
+	@$(BIN)/python protos/generate.py
+
+# Keeps the versions that are locked: UPGRADE=--upgrade takes the newest of all.
+lock: $(UV) ## write requirements.lock and requirements-run.lock from pyproject.toml (UPGRADE=--upgrade: newest versions)
+	@compile="$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-package shopmesh-contracts"
+	$$compile pyproject.toml $(UPGRADE) --group local --group dev -o requirements.lock
+	$$compile pyproject.toml $(UPGRADE) -c requirements.lock -o requirements-run.lock
+
+baseline: $(ENVIRONMENT) ## accept the contracts as they are: later breaking changes are measured against them
+	@cp gen/descriptors.binpb protos/baseline.binpb
+
+clean: ## remove a shop's state and all caches of this folder; what was downloaded stays
+	@if [ -x $(BIN)/shopmesh ]; then $(BIN)/shopmesh down >/dev/null 2>&1 || true; fi
+	rm -rf .shopmesh .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build dist
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
+
+# --- make check: its parts run side by side, each tells its name when it fails -------------------------------------
+CHECKS := style types imports generated contracts wording
+.PHONY: $(CHECKS:%=check-%)
+check: $(ENVIRONMENT) ## everything that can be told without running the shop
+	@$(MAKE) -j4 --output-sync=target --keep-going $(CHECKS:%=check-%)
+	echo "check: $(CHECKS): all well"
+
+check-style:
+	@$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet || { $(BIN)/ruff format --diff --quiet; exit 1; }
+
+check-types:
+	@$(BIN)/mypy --no-error-summary
+
+check-imports:
+	@told=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$told"; exit 1; }
+
+check-generated:
+	@$(BIN)/python protos/generate.py --check
+
+check-contracts:
+	@$(BIN)/python protos/check.py
+
+# Packages come from whatever registry the machine is set up for: no file names one. (The brackets keep this line out.)
+check-wording:
+	@if git grep -nIE 'py[p]i\.org|python[h]osted\.org|npm[j]s\.(org|com)|(repo1?|search)\.m[a]ven\.|maven[.]org|proxy[.]golang\.org|crates[.]io'; then
+	  echo "wording: these lines name the host of a package registry" >&2; exit 1; fi
+
+# --- the environment ------------------------------------------------------------------------------------------------
+# The first Python that fits, and in python_of's words what to do when none does.
+define find_python
+	[ "$$(uname -s)" = Linux ] || { echo "shopmesh runs on Linux: on $$(uname -s) use a Linux virtual machine (Windows: WSL 2)" >&2; exit 1; }
+	for name in $(PYTHON) python3.13 python3.12 python3.14 python3; do
+	  python=$$($$name -c 'import sys; print(sys.executable if (3, 12) <= sys.version_info[:2] < (3, 15) else "")' 2>/dev/null) || continue
+	  [ -z "$$python" ] || break
+	done
+	[ -n "$${python:-}" ] || { echo "shopmesh needs Python 3.12, 3.13 or 3.14, and here is $$(python3 -V 2>/dev/null || echo none): install one (Debian 13, Ubuntu 24.04: apt install python3; elsewhere: pyenv install 3.13) or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+endef
+
+# Three ways to uv: a Python with venv; one with pip only; Debian's bare python3 with the pip wheel of Debian's archive.
+$(UV):
+	@$(find_python)
+	part=.tools/uv.part log=.tools/uv.log; mkdir -p .tools; rm -rf $$part .tools/uv; : >$$log
+	pip="-m pip install --quiet --retries 2"
+	with_venv() { "$$python" -m venv $$part && $$part/bin/python $$pip uv==$(UV_VERSION); }
+	with_pip() { rm -rf $$part; "$$python" $$pip --target $$part uv==$(UV_VERSION); }
+	with_debian() {
+	  rm -rf $$part .tools/pip; mkdir .tools/pip
+	  (cd .tools/pip; apt-get -qq download python3-pip-whl && dpkg-deb -x python3-pip-whl_*.deb .) || return
+	  PYTHONPATH=$$(echo $$PWD/.tools/pip/usr/share/python-wheels/pip-*.whl) "$$python" $$pip --target $$part uv==$(UV_VERSION)
+	}
+	{ with_venv || with_pip || with_debian; } >>$$log 2>&1 || {
+	  echo "shopmesh cannot get uv: it needs the network, and a Python with venv or pip (Debian: apt install python3-venv); the attempts are in $$log, the last said: $$(tail -n 1 $$log)" >&2; exit 1; }
+	mv $$part .tools/uv; rm -rf .tools/pip $$log
+
+$(ENVIRONMENT): $(UV)
+	@$(find_python)
+	echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 610 MB)" >&2
+	$(UV) venv --quiet --clear --python "$$python" .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable gen/python
+	touch $@

@@ -1,0 +1,1 @@
+"""The shopmesh command: starts the local processes, looks into them, stops them."""

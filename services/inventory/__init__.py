@@ -1,0 +1,1 @@
+"""Owns stock: how much there is, and who it is promised to."""

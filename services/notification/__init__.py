@@ -1,0 +1,1 @@
+"""Tells customers by e-mail what happened to their orders, once each."""

@@ -1,0 +1,1 @@
+"""Owns the catalogue: what can be bought, and for how much."""

@@ -1,0 +1,1 @@
+"""etcd, control plane and Envoy, with services that only answer."""

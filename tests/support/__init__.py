@@ -1,0 +1,1 @@
+"""What tests share: ports, processes, tokens, waiting for a condition."""

@@ -1,0 +1,1 @@
+"""Rules and use cases, with fakes of ports: no process, no network."""
