@@ -95,20 +95,23 @@ define find_python
 	[ -n "$${python:-}" ] || { echo "shopmesh needs Python 3.12, 3.13 or 3.14, and here is $$(python3 -V 2>/dev/null || echo none): install one (Debian 13, Ubuntu 24.04: apt install python3; elsewhere: pyenv install 3.13) or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 endef
 
-# Three ways to uv: a Python with venv; one with pip only; Debian's bare python3 with the pip wheel of Debian's archive.
+# Three ways to uv: a Python with venv; one with pip only; Debian's bare python3 and the pip wheel of Debian's archive.
 $(UV):
 	@$(find_python)
-	part=.tools/uv.part log=.tools/uv.log; mkdir -p .tools; rm -rf $$part .tools/uv; : >$$log
-	pip="-m pip install --quiet --retries 2"
-	with_venv() { "$$python" -m venv $$part && $$part/bin/python $$pip uv==$(UV_VERSION); }
-	with_pip() { rm -rf $$part; "$$python" $$pip --target $$part uv==$(UV_VERSION); }
-	with_debian() {
-	  rm -rf $$part .tools/pip; mkdir .tools/pip
-	  (cd .tools/pip; apt-get -qq download python3-pip-whl && dpkg-deb -x python3-pip-whl_*.deb .) || return
-	  PYTHONPATH=$$(echo $$PWD/.tools/pip/usr/share/python-wheels/pip-*.whl) "$$python" $$pip --target $$part uv==$(UV_VERSION)
+	part=.tools/uv.part log=.tools/uv.log
+	rm -rf .tools; mkdir -p .tools
+	install() {
+	  if "$$python" -m venv $$part; then $$part/bin/python -m pip install --quiet --retries 2 uv==$(UV_VERSION); return; fi
+	  rm -rf $$part
+	  if ! "$$python" -m pip --version; then
+	    (mkdir .tools/pip; cd .tools/pip; apt-get -qq download python3-pip-whl && dpkg-deb -x python3-pip-whl_*.deb .) || return
+	    export PYTHONPATH=$$(echo $$PWD/.tools/pip/usr/share/python-wheels/pip-*.whl)
+	  fi
+	  "$$python" -m pip install --quiet --retries 2 --target $$part uv==$(UV_VERSION)
 	}
-	{ with_venv || with_pip || with_debian; } >>$$log 2>&1 || {
-	  echo "shopmesh cannot get uv: it needs the network, and a Python with venv or pip (Debian: apt install python3-venv); the attempts are in $$log, the last said: $$(tail -n 1 $$log)" >&2; exit 1; }
+	install >>$$log 2>&1 || {
+	  echo "shopmesh cannot get uv; it takes the network, and a Python with venv or pip (Debian: apt install python3-venv)." \
+	    "$$log says: $$(grep -E '^(E:|ERROR)' $$log | tail -n 1)" >&2; exit 1; }
 	mv $$part .tools/uv; rm -rf .tools/pip $$log
 
 $(ENVIRONMENT): $(UV)
