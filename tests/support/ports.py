@@ -20,6 +20,15 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise RuntimeError(f"no free port between {_LOWEST} and {_HIGHEST} on {host}")
 
 
+def free_ports(count: int, host: str = "127.0.0.1") -> int:
+    """The first of `count` consecutive ports that nothing listens on."""
+    for _ in range(200):
+        first = random.randint(_LOWEST, _HIGHEST - count)
+        if all(_is_free(host, first + at) for at in range(count)):
+            return first
+    raise RuntimeError(f"no {count} consecutive free ports between {_LOWEST} and {_HIGHEST} on {host}")
+
+
 def _is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: a port whose last connections are in TIME_WAIT is free.

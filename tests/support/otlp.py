@@ -1,0 +1,76 @@
+"""A real OTLP receiver for traces, in the process of the tests."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span as it came in, with the service that made it. Ids are lower-case hex; no parent is an empty string."""
+
+    service: str
+    name: str
+    kind: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    attributes: dict[str, str]
+
+
+@dataclass(slots=True)
+class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+    endpoint: str = ""
+    _spans: list[Span] = field(default_factory=list[Span])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def Export(  # noqa: N802, the name of the rpc
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        del context
+        with self._lock:
+            for resource in request.resource_spans:
+                about = {each.key: each.value.string_value for each in resource.resource.attributes}
+                for scope in resource.scope_spans:
+                    self._spans += [_span(about.get("service.name", ""), span) for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def trace(self, trace_id: str) -> list[Span]:
+        with self._lock:
+            return [span for span in self._spans if span.trace_id == trace_id]
+
+    def with_attribute(self, value: str) -> list[Span]:
+        """Spans that carry this value in any attribute."""
+        with self._lock:
+            return [span for span in self._spans if value in span.attributes.values()]
+
+
+def _span(service: str, span: trace_pb2.Span) -> Span:
+    attributes = {
+        each.key: each.value.string_value or str(each.value.int_value or each.value.bool_value)
+        for each in span.attributes
+    }
+    kind = trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_")
+    return Span(
+        service, span.name, kind, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), attributes
+    )
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver that listens on `endpoint`."""
+    receiver = Receiver()
+    server = grpc.server(ThreadPoolExecutor(max_workers=4))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]  # published without
+    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield receiver
+    finally:
+        server.stop(None).wait()

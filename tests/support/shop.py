@@ -1,0 +1,125 @@
+"""A whole shop of its own, started as a user would start it, and the ways in which a user talks to it."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.ports import free_ports
+from tests.support.waiting import DEADLINE_S
+
+READY_WITHIN_S = 300.0
+"""The first start of all downloads and builds Keycloak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A stack that runs in `state`."""
+
+    state: Path
+    supervisor: subprocess.Popen[str]
+    said: list[str]
+
+    def command(self, *words: str, check: bool = True) -> str:
+        """What `shopmesh WORDS` prints. Raises AssertionError when it fails, unless told not to check."""
+        done = subprocess.run(
+            [sys.executable, "-m", "services.cli", *words],
+            env={**os.environ, "SHOPMESH_STATE": str(self.state)},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, f"shopmesh {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The rows of `status --json`, by name."""
+        return {row["name"]: row for row in json.loads(self.command("status", "--json", check=False))}
+
+    def address(self, part: str) -> str:
+        return str(self.parts()[part]["address"])
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        ports: dict[str, int] = json.loads((self.state / "stack.json").read_text())["ports"]
+        return ports
+
+    @property
+    def edge(self) -> str:
+        return f"127.0.0.1:{self.ports['edge']}"
+
+    @property
+    def mail(self) -> str:
+        return f"http://127.0.0.1:{self.ports['mail']}"
+
+    def database(self, service: str) -> str:
+        return f"postgresql://audit@127.0.0.1:{self.ports['postgres']}/{service}"
+
+    def token(self, user: str) -> str:
+        return self.command("token", user).strip()
+
+
+@contextmanager
+def running_shop(state: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Shop]:
+    """`shopmesh up` with ports of its own, from the moment it is ready until it has stopped."""
+    with started_shop(state, *options, environment=environment) as shop:
+        yield shop
+        stop(shop)
+
+
+@contextmanager
+def started_shop(state: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Shop]:
+    """The same for a test that ends it in its own way; a shop that still runs at the end is killed."""
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "up", "--ports-from", str(free_ports(16)), *options],
+        env={**os.environ, "SHOPMESH_STATE": str(state), **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said: list[str] = []
+    try:
+        _wait_until_ready(supervisor, said)
+        yield Shop(state, supervisor, said)
+    finally:
+        if supervisor.poll() is None:
+            supervisor.kill()
+        supervisor.wait()
+
+
+def stop(shop: Shop) -> float:
+    """Ctrl-C. Returns how many seconds the shop took to stop."""
+    begun = time.monotonic()
+    shop.supervisor.send_signal(signal.SIGINT)
+    shop.supervisor.wait(DEADLINE_S)
+    return time.monotonic() - begun
+
+
+def _wait_until_ready(supervisor: subprocess.Popen[str], said: list[str]) -> None:
+    ready: queue.Queue[bool] = queue.Queue()
+
+    def listen() -> None:
+        assert supervisor.stdout is not None
+        with supervisor.stdout as lines:
+            for line in lines:
+                said.append(line.rstrip())
+                if "is ready" in line:
+                    ready.put(True)
+        ready.put(False)
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        assert ready.get(timeout=READY_WITHIN_S), "shopmesh up ended:\n" + "\n".join(said)
+    except queue.Empty:
+        raise AssertionError("shopmesh up is not ready:\n" + "\n".join(said)) from None
