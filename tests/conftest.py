@@ -1,6 +1,10 @@
 """What holds for every test."""
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.support.postgres import Postgres, running_postgres
 
 _QUICK_FIRST = ("unit", "component", "mesh", "e2e", "chaos")
 
@@ -13,3 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _QUICK_FIRST.index(folder)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the whole run; a test takes its own database of it."""
+    with running_postgres() as server:
+        yield server

@@ -1,0 +1,246 @@
+"""PostgreSQL: one statement per step on a cheap pool, and honest words about what was done when it fails.
+
+asyncpg's own pool makes a task and a timer per release; this one is a list. What it hands out is never reset, so
+only autocommit statements and whole transactions run here, and whatever was interrupted ends its connection.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Self
+
+import asyncpg
+import orjson
+import structlog
+
+from services.refusals import Unavailable
+
+type Connection = asyncpg.Connection[Record]
+type Record = asyncpg.Record
+
+CONNECT_S = 2.0
+"""A server that does not answer the handshake by then is away."""
+TURN_S = 3.0
+"""How long a statement waits until a connection is free."""
+STATEMENT_S = 10.0
+"""The bound for callers that have none of their own; a call whose deadline ends is cancelled earlier."""
+MIGRATION_S = 600.0
+
+_SERVER_SETTINGS = {
+    "timezone": "UTC",
+    "idle_in_transaction_session_timeout": "5s",
+    # What lost its client (a cancelled call, a killed process) stops waiting for locks.
+    "client_connection_check_interval": "1s",
+    "jit": "off",  # small statements: compiling one costs more than running it
+}
+
+log = structlog.get_logger()
+
+
+class DatabaseUnavailable(Unavailable):
+    """Surely not done: there was no connection, or the server gave the statement up."""
+
+    reason = "DATABASE_UNAVAILABLE"
+    message = "The database is not reachable; try again."
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The connection was lost after the statement (or the commit) was sent: it may have been done."""
+
+
+class Database:
+    """One database of one process; statements are autocommit, at most `size` at a time."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._free: list[Connection | None] = [None] * size
+        """Unused places; the last used one is taken first. None is a place that was never connected."""
+        self._queue: deque[asyncio.Future[Connection | None]] = deque()
+        self._open: set[Connection] = set()
+
+    @classmethod
+    async def connect(cls, url: str, size: int = 8) -> Self:
+        """Waits for a server that is away, for ever; cancel it to give up."""
+        database, pause_s = cls(url, size), 0.05
+        while True:
+            try:
+                database._give(await database._take())
+            except DatabaseUnavailable as refusal:
+                log.warning("waiting for the database", error=str(refusal.__cause__))
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
+            else:
+                return database
+
+    async def fetch(self, sql: str, *args: object, timeout_s: float = STATEMENT_S) -> list[Record]:
+        """All rows. Raises DatabaseUnavailable, OutcomeUnknown, and asyncpg's errors for what the server refuses."""
+        return await self._run(lambda connection: connection.fetch(sql, *args), timeout_s)
+
+    async def fetchrow(self, sql: str, *args: object, timeout_s: float = STATEMENT_S) -> Record | None:
+        """The first row. Raises as `fetch` does."""
+        return await self._run(lambda connection: connection.fetchrow(sql, *args), timeout_s)
+
+    async def fetchval(self, sql: str, *args: object, timeout_s: float = STATEMENT_S) -> Any:  # noqa: ANN401
+        """The first column of the first row, None without one. Raises as `fetch` does."""
+        return await self._run(lambda connection: connection.fetchval(sql, *args), timeout_s)
+
+    async def execute(self, sql: str, *args: object, timeout_s: float = STATEMENT_S) -> str:
+        """The server's word for what was done, such as `UPDATE 3`. Raises as `fetch` does."""
+        return await self._run(lambda connection: connection.execute(sql, *args), timeout_s)
+
+    @asynccontextmanager
+    async def transaction(self, timeout_s: float = STATEMENT_S) -> AsyncIterator[Connection]:
+        """For what one statement cannot do. Committed when the block ends well, else rolled back.
+
+        Raises OutcomeUnknown when the connection was lost in the commit, DatabaseUnavailable when before it.
+        """
+        connection = await self._take()
+        timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+        ended, committing = False, False
+        try:
+            await connection.execute("begin")
+            yield connection
+            committing = True
+            await connection.execute("commit")
+            ended = True
+        except Exception as error:
+            if refusal := _refusal(error, connection, sent=committing):
+                raise refusal from error
+            if not committing:
+                await _roll_back(connection)
+            ended = True
+            raise
+        finally:
+            timer.cancel()
+            if not ended:
+                connection.terminate()
+            self._give(connection)
+
+    async def migrate(self, package: str) -> None:
+        """Runs `<package>/migrations/NNNN_name.sql` that have not run here yet, in order, each in one transaction.
+
+        Replicas that start together run each once: an advisory lock, held until the commit, lets one in at a time.
+        """
+        for file in sorted((files(package) / "migrations").iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".sql"):
+                await self._migrate(file.name, file.read_text(encoding="utf-8"))
+
+    async def _migrate(self, name: str, sql: str) -> None:
+        async with self.transaction(timeout_s=MIGRATION_S) as connection:
+            await connection.execute("select pg_advisory_xact_lock(hashtext('migrations'))")
+            await connection.execute(
+                "create table if not exists migrations"
+                " (name text primary key, create_time timestamptz not null default now())"
+            )
+            new = await connection.fetchval(
+                "insert into migrations (name) values ($1) on conflict do nothing returning true", name
+            )
+            if new:
+                await connection.execute(sql)
+                log.info("migrated", migration=name)
+
+    async def close(self) -> None:
+        """Ends every connection; statements still under way raise OutcomeUnknown."""
+        for connection in self._open:
+            connection.terminate()
+
+    async def _run[T](self, statement: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
+        connection = await self._take()
+        timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+        ended = False
+        try:
+            result = await statement(connection)
+            ended = True
+        except Exception as error:
+            if refusal := _refusal(error, connection, sent=True):
+                raise refusal from error
+            ended = True
+            raise
+        else:
+            return result
+        finally:
+            timer.cancel()
+            if not ended:
+                connection.terminate()
+            self._give(connection)
+
+    async def _take(self) -> Connection:
+        """A connection that was alive a moment ago. Raises DatabaseUnavailable, within the bounds above."""
+        place = self._free.pop() if self._free else await self._turn()
+        if place is not None:
+            if not place.is_closed():
+                return place
+            self._open.discard(place)
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._give(None)
+            raise
+        self._open.add(connection)
+        return connection
+
+    async def _turn(self) -> Connection | None:
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            async with asyncio.timeout(TURN_S):
+                return await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._give(turn.result())
+            if isinstance(error, TimeoutError):
+                raise DatabaseUnavailable from error
+            raise
+
+    def _give(self, place: Connection | None) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(place)
+                return
+        self._free.append(place)
+
+    async def _connect(self) -> Connection:
+        try:
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_S,
+                max_cached_statement_lifetime=0,  # else a timer per statement
+                server_settings=_SERVER_SETTINGS,
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+            raise DatabaseUnavailable from error
+        await connection.set_type_codec(
+            "jsonb", schema="pg_catalog", format="binary", encoder=_to_jsonb, decoder=_from_jsonb
+        )
+        return connection
+
+
+def _refusal(error: Exception, connection: Connection, *, sent: bool) -> DatabaseUnavailable | None:
+    """What a failed statement means: away, in doubt, or None when the server or our own code refused it."""
+    match error:
+        case asyncpg.QueryCanceledError() | asyncpg.InsufficientResourcesError():
+            return DatabaseUnavailable()
+        case asyncpg.PostgresConnectionError() | asyncpg.OperatorInterventionError() | OSError():
+            return OutcomeUnknown() if sent else DatabaseUnavailable()
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError() if connection.is_closed():
+            return OutcomeUnknown() if sent else DatabaseUnavailable()
+    return None
+
+
+async def _roll_back(connection: Connection) -> None:
+    """The reason for rolling back matters more than a rollback that fails: then the connection ends."""
+    try:
+        await connection.execute("rollback")
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        connection.terminate()
+
+
+def _to_jsonb(value: object) -> bytes:
+    return b"\x01" + orjson.dumps(value)
+
+
+def _from_jsonb(value: bytes) -> Any:  # noqa: ANN401
+    return orjson.loads(value[1:])
