@@ -52,7 +52,7 @@ baseline: $(ENVIRONMENT) ## accept the contracts as they are: later breaking cha
 	@cp gen/descriptors.binpb protos/baseline.binpb
 
 clean: ## remove a shop's state and all caches of this folder; what was downloaded stays
-	@if [ -x $(BIN)/shopmesh ]; then $(BIN)/shopmesh down >/dev/null 2>&1 || true; fi
+	@if [ -x $(BIN)/shopmesh ]; then $(BIN)/shopmesh down --wipe >/dev/null 2>&1 || true; fi
 	rm -rf .shopmesh .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
 

@@ -1,0 +1,197 @@
+"""The `shopmesh` command: starts a shop on this machine, shows what it does, and talks to it.
+
+What a command needs is imported when it runs, so that each starts quickly.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from services.cli.process import CannotStart
+from services.cli.settings import SERVICES, STATE_VARIABLE, default_state, shown
+from services.cli.state import StateFolder
+
+
+class Commands(click.Group):
+    """Says in one line why something does not go, instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except CannotStart as error:
+            raise click.ClickException(str(error)) from None
+
+
+def with_state(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the option that tells which shop it is about."""
+    return click.option(
+        "--state",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar=STATE_VARIABLE,
+        default=default_state,
+        show_default="$SHOPMESH_STATE, or .shopmesh of the checkout",
+        help="Folder that holds everything about one shop.",
+    )(command)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("shopmesh"), prog_name="shopmesh")
+def main() -> None:
+    """A shop of four gRPC services on a mesh, on this machine."""
+
+
+@main.command()
+@with_state
+@click.option("--detach", is_flag=True, help="Return when the shop is ready and leave it running.")
+@click.option("--instances", multiple=True, metavar="SERVICE=N", help="Run N instances of a service. May be repeated.")
+@click.option("--ports-from", type=click.IntRange(1024, 65000), help="Take consecutive ports from this one.")
+@click.option("--only", multiple=True, metavar="PART", help="Start this part and what it needs. May be repeated.")
+@click.option("--no-demo-data", is_flag=True, help="Leave the catalogue as it is.")
+@click.option("--untethered", is_flag=True, hidden=True)
+def up(
+    state: Path,
+    detach: bool,
+    instances: tuple[str, ...],
+    ports_from: int | None,
+    only: tuple[str, ...],
+    no_demo_data: bool,
+    untethered: bool,
+) -> None:
+    """Start the shop and keep it running until Ctrl-C.
+
+    A part that dies is started again. Everything stops when this command ends, also by SIGKILL, and when the process
+    that started it ends; --detach leaves the shop running until `shopmesh down`.
+    A single port is moved by the environment: SHOPMESH_PORT_EDGE, SHOPMESH_PORT_POSTGRES, and so on.
+    """
+    from services.cli import running
+    from services.cli.settings import chosen_ports
+    from services.cli.stack import Stack
+
+    if detach:
+        running.detach([word for word in sys.argv[2:] if word != "--detach"], StateFolder(state.absolute()))
+        return
+    stack = Stack(state.absolute(), chosen_ports(ports_from), _instances(instances), demo_data=not no_demo_data)
+    running.run(stack, only, version("shopmesh"), tethered=not untethered)
+
+
+@main.command()
+@with_state
+@click.option("--wipe", is_flag=True, help="Also remove its data: databases, streams, logs.")
+def down(state: Path, wipe: bool) -> None:
+    """Stop the shop that runs in the state folder, wherever it was started."""
+    folder = StateFolder(state.absolute())
+    if (holder := folder.holder()) is None:
+        click.echo(f"nothing runs in {shown(state)}")
+    else:
+        os.kill(holder, signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        while folder.holder() == holder:
+            if time.monotonic() > deadline:
+                os.kill(holder, signal.SIGKILL)
+            time.sleep(0.05)
+        click.echo(f"stopped what ran in {shown(state)}")
+    if wipe:
+        from services.cli.stack import remove
+
+        remove(folder.path)
+        click.echo(f"removed {shown(state)}")
+
+
+@main.command()
+@with_state
+@click.option("--json", "as_json", is_flag=True, help="A list of {name, state, pid, address, rss_bytes, pss_bytes}.")
+def status(state: Path, as_json: bool) -> None:
+    """Show every part of the shop: its state, process, address and memory.
+
+    PSS is memory with what is shared split among its users, so its sum is what the shop takes. Exit code 1 when
+    a part is not ready.
+    """
+    from services.cli.state import memory
+
+    rows = []
+    for part in StateFolder(state.absolute()).read()["parts"]:
+        rss, pss = memory(part["pid"])
+        row = {name: part[name] for name in ("name", "state", "pid", "address")}
+        rows.append({**row, "rss_bytes": rss, "pss_bytes": pss})
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    elif not rows:
+        click.echo(f"no shop has run in {shown(state)} yet: start one with `make run` or `shopmesh up --detach`")
+    else:
+        click.echo(f"{'part':14} {'state':11} {'pid':>8}  {'address':22} {'RSS MB':>7} {'PSS MB':>7}")
+        for row in rows:
+            sizes = f"{row['rss_bytes'] / 1e6:7.0f} {row['pss_bytes'] / 1e6:7.0f}"
+            click.echo(f"{row['name']:14} {row['state']:11} {row['pid'] or '-':>8}  {row['address']:22} {sizes}")
+        total = sum(row["pss_bytes"] for row in rows)
+        click.echo(f"{'sum':14} {'':11} {'':8}  {'':22} {'':7} {total / 1e6:7.0f}")
+    if any(row["state"] != "ready" for row in rows) or not rows:
+        sys.exit(1)
+
+
+@main.command()
+@with_state
+@click.argument("service", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option("--order", metavar="ID", help="Only lines about this order, and all lines of their traces.")
+@click.option("--json", "as_json", is_flag=True, help="The lines as they were written.")
+def logs(state: Path, service: str | None, follow: bool, order: str | None, as_json: bool) -> None:
+    """Show what the parts have logged, in order of time: all of them, or one SERVICE (any name of `status`)."""
+    from services.cli import logs as kept
+
+    folder = StateFolder(state.absolute()).logs
+    if service and not (folder / f"{service}.jsonl").exists():
+        names = sorted(path.stem for path in folder.glob("*.jsonl") if not path.stem.endswith(".1"))
+        raise click.ClickException(f"nothing is logged for {service}: there is {', '.join(names) or 'no log at all'}")
+
+    def show(found: list[kept.Line]) -> None:
+        for part, line in kept.of_order(order, found) if order else found:
+            click.echo(json.dumps(line) if as_json else kept.rendered(part, line))
+
+    try:
+        followed = kept.follow(folder, service, stop=lambda: False) if follow else iter(())
+        known = kept.lines(folder, service)
+        show(known)
+        for new in followed:
+            # An order's trace may have been named by an earlier line.
+            known = [*known, new] if order else known
+            if not order or new in kept.of_order(order, known):
+                show_one = json.dumps(new[1]) if as_json else kept.rendered(*new)
+                click.echo(show_one)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.stderr.close()
+
+
+@main.command()
+@with_state
+@click.argument("user")
+def token(state: Path, user: str) -> None:
+    """Print an access token of a demo USER (ann, bob, carol, oscar), good for an hour.
+
+    For example: curl -H "Authorization: Bearer $(shopmesh token ann)" http://127.0.0.1:8080/v1/orders
+    """
+    from services.cli.identity import access_token
+
+    folder = StateFolder(state.absolute())
+    folder.ports()
+    click.echo(access_token(folder.read()["issuer"], user))
+
+
+def _instances(words: tuple[str, ...]) -> dict[str, int]:
+    instances = {}
+    for word in words:
+        service, _, number = word.partition("=")
+        if service not in SERVICES or not number.isdigit() or not 1 <= int(number) <= 9:
+            raise click.BadParameter(f"{word}: write SERVICE=N with N from 1 to 9 and one of {', '.join(SERVICES)}")
+        instances[service] = int(number)
+    return instances
+
+
+if __name__ == "__main__":
+    main(prog_name="shopmesh")

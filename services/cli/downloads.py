@@ -1,0 +1,101 @@
+"""Files from Maven Central that no Python package brings: fetched once, checked against a pinned hash."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.cli.process import CannotStart
+
+STALL_S = 60.0
+"""A download that has not grown for this long is given up."""
+MB = 1_000_000
+
+type Progress = Callable[[str, float, float], None]
+"""Told what is done, and how many megabytes of how many are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    coordinate: str
+    """group:artifact:packaging:version"""
+    file_name: str
+    sha256: str
+    size: int
+    title: str
+
+
+def cache_folder() -> Path:
+    """Where everything lies that is the same for all stacks of a user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "shopmesh"
+
+
+def fetch(artifact: Artifact, folder: Path, progress: Progress) -> Path:
+    """The file, downloaded if it is not there yet. Raises CannotStart with the mend when it cannot be had."""
+    file = folder / artifact.file_name
+    folder.mkdir(parents=True, exist_ok=True)
+    if file.exists() and _sha256(file) == artifact.sha256:
+        return file
+    require_space(folder, artifact.size)
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    # A process of its own, because maven-artifact knows no time limit and verifies nothing.
+    command = [sys.executable, "-m", "maven_artifact.main", artifact.coordinate, str(part)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as download:
+        try:
+            _watch(download, part, artifact, progress)
+        finally:
+            download.kill()
+        said = download.stdout.read() if download.stdout else ""
+    mend = f"then run again, or put {artifact.file_name} into {folder} yourself"
+    if download.returncode != 0:
+        part.unlink(missing_ok=True)
+        if "No space left" in said:
+            raise CannotStart(
+                f"{artifact.title} cannot be stored, the disk is full: free 1 GB at {folder}, then run again"
+            )
+        raise CannotStart(
+            f"{artifact.title} cannot be downloaded from Maven Central: check the network or proxy, {mend}"
+        )
+    if _sha256(part) != artifact.sha256:
+        part.unlink()
+        raise CannotStart(
+            f"{artifact.title} was downloaded but is not the file we know (its sha256 differs): something between "
+            f"here and Maven Central changes it; try another network, {mend}"
+        )
+    part.replace(file)
+    return file
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises CannotStart when the disk has not got that many bytes left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CannotStart(
+            f"only {free // MB} MB are free at {folder}, {needed // MB} MB are needed: free some, then run again"
+        )
+
+
+def _watch(download: subprocess.Popen[str], part: Path, artifact: Artifact, progress: Progress) -> None:
+    """Reports growth until the download ends; gives it up when it stalls."""
+    grown, size = time.monotonic(), 0
+    while download.poll() is None:
+        now = part.stat().st_size if part.exists() else 0
+        if now > size:
+            size, grown = now, time.monotonic()
+        elif time.monotonic() - grown > STALL_S:
+            return
+        progress(f"downloading {artifact.title} from Maven Central (once)", size / MB, artifact.size / MB)
+        time.sleep(0.2)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,26 @@
+"""Access tokens from the shop's Keycloak, by the password grant that only the development realm allows."""
+
+import httpx
+
+from services.cli.process import CannotStart
+
+CLIENT = "shopmesh-cli"
+TIMEOUT_S = 10.0
+
+
+def access_token(issuer: str, user: str) -> str:
+    """A fresh access token of a demo user, whose password is their name. Raises CannotStart with the reason."""
+    question = {"grant_type": "password", "client_id": CLIENT, "username": user, "password": user}
+    try:
+        # No proxy from the environment: Keycloak runs on this machine.
+        with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
+            answer = client.post(f"{issuer}/protocol/openid-connect/token", data=question)
+    except httpx.TransportError:
+        raise CannotStart(
+            f"no answer from Keycloak at {issuer}: see `shopmesh status` and `shopmesh logs keycloak`"
+        ) from None
+    if answer.status_code in (400, 401) and "invalid_grant" in answer.text:
+        raise CannotStart(f"Keycloak knows no demo user {user}: there are ann, bob, carol and oscar")
+    if answer.status_code != 200:
+        raise CannotStart(f"Keycloak refused a token for {user}: {answer.status_code} {answer.text}")
+    return str(answer.json()["access_token"])

@@ -1,0 +1,108 @@
+"""Questions that tell whether a process takes calls yet. Plain sockets and HTTP: gRPC stays out of the supervisor."""
+
+import asyncio
+import base64
+import json
+import struct
+from datetime import datetime
+
+from services.cli.process import Ready
+from services.cli.settings import HOST
+
+ANSWER_S = 2.0
+"""A process that takes longer to answer one question is asked again."""
+
+REFUSALS = (OSError, TimeoutError, IndexError, KeyError, ValueError)
+
+
+async def http(port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """One request (a POST of JSON when there is a body), answered with status and body."""
+    async with asyncio.timeout(ANSWER_S):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        try:
+            head = f"{'POST' if body else 'GET'} {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+            writer.write(head.encode() + b"\r\n" + body)
+            answer = await reader.read()
+        finally:
+            writer.close()
+    status, _, rest = answer.partition(b"\r\n\r\n")
+    return int(status.split(b" ", 2)[1]), rest
+
+
+async def _connects(port: int) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(HOST, port)
+    except REFUSALS:
+        return False
+    writer.close()
+    return True
+
+
+def accepts(*ports: int) -> Ready:
+    """Every port accepts connections; the first is the address shown."""
+
+    async def ask(_: float) -> str | None:
+        for port in ports:
+            if not await _connects(port):
+                return None
+        return f"{HOST}:{ports[0]}"
+
+    return ask
+
+
+def takes_sessions(port: int, user: str) -> Ready:
+    """PostgreSQL lets `user` in. While it starts or recovers it accepts connections and refuses sessions."""
+    words = f"user\0{user}\0database\0postgres\0\0".encode()
+    startup = struct.pack("!ii", 8 + len(words), 196608) + words  # protocol 3.0, StartupMessage
+
+    async def ask(_: float) -> str | None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                reader, writer = await asyncio.open_connection(HOST, port)
+                writer.write(startup)
+                kind = await reader.read(1)
+                writer.write(b"X\0\0\0\4")  # Terminate
+                writer.close()
+        except REFUSALS:
+            return None
+        return f"{HOST}:{port}" if kind == b"R" else None
+
+    return ask
+
+
+def answers(port: int, path: str, address: str = "", also: int = 0) -> Ready:
+    """GET `path` is 200, and the port `also`, when given, accepts connections."""
+
+    async def ask(_: float) -> str | None:
+        try:
+            status, _body = await http(port, path)
+        except REFUSALS:
+            return None
+        if status != 200 or (also and not await _connects(also)):
+            return None
+        return address or f"{HOST}:{port}"
+
+    return ask
+
+
+def registered(etcd_port: int, service: str, instance: str) -> Ready:
+    """The instance has a record with state READY in etcd, asked through etcd's JSON gateway.
+
+    What an earlier process of that name left there does not count.
+    """
+    key = base64.b64encode(f"/shop/endpoints/{service}/{instance}".encode()).decode()
+    question = json.dumps({"key": key}).encode()
+
+    async def ask(started: float) -> str | None:
+        try:
+            _, answer = await http(etcd_port, "/v3/kv/range", question)
+            found = json.loads(answer).get("kvs", [])
+            record = json.loads(base64.b64decode(found[0]["value"])) if found else {}
+        except REFUSALS:
+            return None
+        ours = "start_time" not in record or datetime.fromisoformat(record["start_time"]).timestamp() > started - 1
+        return str(record["address"]) if record.get("state") == "STATE_READY" and ours else None
+
+    return ask

