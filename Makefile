@@ -20,11 +20,15 @@ export NO_PROXY := $(no_proxy)
 # When the command began, for the launcher's first line.
 export SHOPMESH_STARTED := $(shell date +%s.%N)
 
-# The environment is up to date when the file named after all that it is made from is there. Folders that were moved
-# count as changed (scripts in .venv/bin know where they are), and so does an interpreter that has gone.
-ENVIRONMENT := .venv/.made-from-$(shell \
-  { pwd; cat requirements.lock pyproject.toml gen/python/pyproject.toml; } | cksum | tr ' ' -; \
-  test -x .venv/bin/python || rm -f .venv/.made-from-*)
+# The environment is up to date when the file named after all that it is made from is there: the lock, the project (but
+# not the settings of its tools), and the folder, since the scripts in .venv/bin know where they are.
+HERE := .venv/.made-in-$(shell pwd | cksum | tr ' ' -)
+ENVIRONMENT := $(HERE)-from-$(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat gen/python/pyproject.toml requirements.lock; } \
+  | cksum | tr ' ' -)
+# An interpreter that has gone takes its environment with it.
+ifeq ($(wildcard .venv/bin/python),)
+$(shell rm -f .venv/.made-in-*)
+endif
 
 .PHONY: help run test chaos check gen lock baseline clean
 help: ## list the targets
@@ -51,7 +55,7 @@ lock: $(UV) ## write requirements.lock and requirements-run.lock from pyproject.
 baseline: $(ENVIRONMENT) ## accept the contracts as they are: later breaking changes are measured against them
 	@cp gen/descriptors.binpb protos/baseline.binpb
 
-clean: ## remove a shop's state and all caches of this folder; what was downloaded stays
+clean: ## stop the shop of this folder, remove its state and all caches; what was downloaded stays
 	@if [ -x $(BIN)/shopmesh ]; then $(BIN)/shopmesh down --wipe >/dev/null 2>&1 || true; fi
 	rm -rf .shopmesh .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
@@ -72,6 +76,7 @@ check-types:
 
 check-imports:
 	@told=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$told"; exit 1; }
+	if git ls-files 'envoy/*.py' 'etcd/*.py' | grep .; then echo "imports: Python belongs under services/" >&2; exit 1; fi
 
 check-generated:
 	@$(BIN)/python protos/generate.py --check
@@ -115,9 +120,13 @@ $(UV):
 	mv $$part .tools/uv; rm -rf .tools/pip $$log
 
 $(ENVIRONMENT): $(UV)
-	@$(find_python)
-	echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 610 MB)" >&2
-	$(UV) venv --quiet --clear --python "$$python" .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable gen/python
-	touch $@
+	@echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 610 MB)" >&2
+	if ! ls $(HERE)-* >/dev/null 2>&1; then
+	  $(find_python)
+	  $(UV) venv --quiet --clear --python "$$python" .venv
+	fi
+	uv() { $(UV) pip "$$1" --quiet --python $(BIN)/python "$${@:2}" 2>&1; }
+	told=$$(uv sync --require-hashes requirements.lock && uv install --no-deps --no-build-isolation --editable . --editable gen/python) || {
+	  echo "shopmesh cannot install its packages ($$(sed -n '1p;$$s/^ *cause/cause/p' <<<"$$told" | paste -sd' '))." \
+	    "It takes the network and 610 MB of disk; https_proxy, SSL_CERT_FILE and uv's settings say how to get out." >&2; exit 1; }
+	rm -f .venv/.made-in-*; touch $@
