@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.etcd import EtcdServer, running_etcd
+from tests.support.nats import NatsServer, running_nats
 from tests.support.postgres import Postgres, running_postgres
 
 _QUICK_FIRST = ("unit", "component", "mesh", "e2e", "chaos")
@@ -23,4 +25,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def postgres() -> Iterator[Postgres]:
     """One server for the whole run; a test takes its own database of it."""
     with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[EtcdServer]:
+    """One server for the whole run; tests keep apart by the prefix of their keys."""
+    with running_etcd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[NatsServer]:
+    """One server with JetStream for the whole run; tests keep apart by the names of their streams."""
+    with running_nats() as server:
         yield server

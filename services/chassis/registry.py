@@ -1,0 +1,80 @@
+"""Being found: one key under a lease, there as long as this process lives, whatever happens to etcd."""
+
+import asyncio
+import random
+
+import structlog
+from google.protobuf import json_format
+from mesh.v1 import registry_pb2
+
+from services.chassis.etcd import Etcd, EtcdUnavailable, patiently
+
+LAST_WORD_S = 2.0
+"""How long draining and leaving may take: a process that ends does not wait for an etcd that is away."""
+
+log = structlog.get_logger()
+
+
+class Registration:
+    """The record of this instance at `<prefix>endpoints/<service>/<instance>`."""
+
+    def __init__(
+        self, etcd: Etcd, prefix: str, service: str, instance: str, endpoint: registry_pb2.Endpoint, ttl_s: int = 10
+    ) -> None:
+        self._etcd, self._ttl_s = etcd, ttl_s
+        self._key = f"{prefix}endpoints/{service}/{instance}"
+        self._endpoint = registry_pb2.Endpoint()
+        self._endpoint.CopyFrom(endpoint)
+        self._endpoint.state = registry_pb2.Endpoint.STATE_READY
+        self._lease: int | None = None
+        self._writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Keeps it registered for ever; cancel it before `leave`."""
+        while True:
+            await patiently("registering")(self._register)
+            try:
+                while await self._kept():
+                    pass
+                log.warning("the registration was lost", key=self._key)
+            except EtcdUnavailable as error:
+                log.warning("the registration cannot be renewed", key=self._key, error=str(error.__cause__))
+
+    async def drain(self) -> None:
+        """Says that this instance takes nothing new. An etcd that is away does not hold it up."""
+        self._endpoint.state = registry_pb2.Endpoint.STATE_DRAINING
+        try:
+            async with asyncio.timeout(LAST_WORD_S), self._writing:
+                if self._lease is not None:
+                    await self._etcd.put(self._key, self._record(), lease=self._lease)
+        except (EtcdUnavailable, TimeoutError):
+            log.warning("draining could not be announced", key=self._key)
+
+    async def leave(self) -> None:
+        """Takes the record away, unless another process of the same name has put its own there."""
+        try:
+            async with asyncio.timeout(LAST_WORD_S), self._writing:
+                if self._lease is not None:
+                    lease, self._lease = self._lease, None
+                    await self._etcd.revoke(lease)
+        except (EtcdUnavailable, TimeoutError):
+            log.warning("the record stays until its lease ends", key=self._key)
+
+    async def _register(self) -> None:
+        async with self._writing:
+            self._lease = await self._etcd.grant(self._ttl_s)
+            await self._etcd.put(self._key, self._record(), lease=self._lease)
+        log.info("registered", key=self._key, address=self._endpoint.address)
+
+    async def _kept(self) -> bool:
+        """Renews the lease once, after a third of its time, and puts the record back if somebody deleted it."""
+        await asyncio.sleep(self._ttl_s / 3 * random.uniform(0.8, 1.0))  # noqa: S311
+        async with self._writing:
+            lease = self._lease
+            if lease is None or not await self._etcd.refresh(lease):
+                return False
+            await self._etcd.commit({self._key: self._record()}, unchanged={self._key: 0}, lease=lease)
+            return True
+
+    def _record(self) -> bytes:
+        return json_format.MessageToJson(self._endpoint, preserving_proto_field_name=True, indent=None).encode()
