@@ -3,6 +3,7 @@
 What a command needs is imported when it runs, so that each starts quickly.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -181,6 +182,36 @@ def token(state: Path, user: str) -> None:
     folder = StateFolder(state.absolute())
     folder.ports()
     click.echo(access_token(folder.read()["issuer"], user))
+
+
+@main.command()
+@with_state
+@click.argument("id")
+def order(state: Path, id: str) -> None:
+    """Show one order on one screen: its state, history, reservation, events and mails.
+
+    ID is orders/<uuid> or the uuid. Reads the services' databases, without changing anything.
+    """
+    from services.cli.order_trail import Databases, order_uuid, page
+
+    ports, wanted = StateFolder(state.absolute()).ports(), order_uuid(id)
+
+    async def read() -> str:
+        async with Databases(ports["postgres"]) as databases:
+            return page(wanted, await databases.trail(wanted))
+
+    click.echo(asyncio.run(read()))
+
+
+@main.command()
+@with_state
+def demo(state: Path) -> None:
+    """Place one order as ann and tell, step by step with times, what happened where until the mail has arrived."""
+    from services.cli.demo import run
+
+    folder = StateFolder(state.absolute())
+    ports = folder.ports()
+    asyncio.run(run(ports, folder.read()["issuer"], click.echo))
 
 
 def _instances(words: tuple[str, ...]) -> dict[str, int]:

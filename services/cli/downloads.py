@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,11 @@ def cache_folder() -> Path:
     return Path(base) / "shopmesh"
 
 
-def fetch(artifact: Artifact, folder: Path, progress: Progress) -> Path:
+MAVEN = (sys.executable, "-m", "maven_artifact.main")
+"""Run with a coordinate and the file to write. A process of its own: it knows no time limit and verifies nothing."""
+
+
+def fetch(artifact: Artifact, folder: Path, progress: Progress, downloader: Sequence[str] = MAVEN) -> Path:
     """The file, downloaded if it is not there yet. Raises CannotStart with the mend when it cannot be had."""
     file = folder / artifact.file_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,8 +49,7 @@ def fetch(artifact: Artifact, folder: Path, progress: Progress) -> Path:
     require_space(folder, artifact.size)
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
-    # A process of its own, because maven-artifact knows no time limit and verifies nothing.
-    command = [sys.executable, "-m", "maven_artifact.main", artifact.coordinate, str(part)]
+    command = [*downloader, artifact.coordinate, str(part)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as download:
         try:
             _watch(download, part, artifact, progress)

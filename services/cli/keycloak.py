@@ -35,7 +35,7 @@ DISTRIBUTION = Artifact(
     coordinate=f"org.keycloak:keycloak-quarkus-dist:zip:{VERSION}",
     file_name=f"keycloak-{VERSION}.zip",
     sha256="27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f",
-    size=0,
+    size=176_710_367,
     title=VERSION,
 )
 BUILD_OPTIONS = ("--db=dev-file", "--health-enabled=true", "--spi-storage--sssd--enabled=false")

@@ -37,20 +37,21 @@ class StateFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                self._must_be_ending(time.monotonic() - began)
+                if not self._is_ending(time.monotonic() - began):
+                    lock.close()
+                    raise CannotStart(
+                        f"a shop is already running in {shown(self.path)} (process {self._pid()}): use it, stop it "
+                        "with `shopmesh down`, or start another one beside it with --state and --ports-from"
+                    ) from None
                 time.sleep(0.05)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         return lock
 
-    def _must_be_ending(self, waited_s: float) -> None:
+    def _is_ending(self, waited_s: float) -> bool:
         """A killed process keeps its lock for a moment, a stopping one until its parts have stopped."""
-        if waited_s > (STOPPING_S if self.read().get("stopping") else DYING_S):
-            raise CannotStart(
-                f"a shop is already running in {shown(self.path)} (process {self._pid()}): use it, stop it with "
-                "`shopmesh down`, or start another one beside it with --state and --ports-from"
-            )
+        return waited_s < (STOPPING_S if self.read().get("stopping") else DYING_S)
 
     def holder(self) -> int | None:
         """The process id of the supervisor that runs here, None when none does."""

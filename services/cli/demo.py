@@ -1,0 +1,155 @@
+"""One order of ann's, told step by step: what happened where, and when."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+import grpc
+import httpx
+from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
+from shop.order.v1 import order_pb2, order_pb2_grpc
+from shop.product.v1 import product_pb2, product_pb2_grpc
+
+from services.cli.identity import access_token
+from services.cli.order_trail import Databases, Trail, money, order_uuid
+from services.cli.process import CannotStart
+from services.cli.settings import HOST
+
+CALL_S = 10.0
+MAIL_S = 30.0
+LOOK_EVERY_S = 0.02
+
+
+@dataclass(slots=True)
+class Story:
+    """Steps with the moment they happened, in seconds since 1970."""
+
+    began: float = field(default_factory=time.time)
+    steps: list[tuple[float, str, str]] = field(default_factory=list[tuple[float, str, str]])
+
+    def step(self, where: str, what: str, when: datetime | None = None) -> None:
+        """Now, or `when` a database says it was."""
+        self.steps.append((when.timestamp() if when else time.time(), where, what))
+
+    def lines(self) -> list[str]:
+        """In order of time: what a database knows of happened before the answer that it led to came back."""
+        return [f"  {at - self.began:6.3f} s  {where:15} {what}" for at, where, what in sorted(self.steps)]
+
+
+async def run(ports: dict[str, int], issuer: str, tell: Callable[[str], None]) -> None:
+    """Tells the whole story, or as far as it goes. Raises CannotStart when a step fails."""
+    story = Story()
+    try:
+        order_id = await _live(ports, issuer, story)
+    finally:
+        for line in story.lines():
+            tell(line)
+    tell(f"\n  more:  shopmesh order {order_id}\n         shopmesh logs --order {order_id}")
+
+
+async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
+    """Places the order through the edge and follows it to the mail."""
+    token = await asyncio.to_thread(access_token, issuer, "ann")
+    story.step("keycloak", f"gave ann an access token of {len(token)} characters")
+    try:
+        async with grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}") as edge:
+            lines = await _choose(edge, story)
+            order = await _place(edge, lines, token, story)
+    except grpc.aio.AioRpcError as error:
+        raise CannotStart(f"the shop refused: {error.code().name} {error.details()}") from None
+    order_id = order_uuid(order.name)
+    async with (
+        Databases(ports["postgres"]) as databases,
+        httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
+    ):
+        give_up = time.monotonic() + MAIL_S
+        while not (trail := await databases.trail(order_id)).is_finished or not await _arrived(mail, trail):
+            if time.monotonic() > give_up:
+                raise CannotStart(f"the mail has not come within {MAIL_S:.0f} s: see `shopmesh order {order_id}`")
+            await asyncio.sleep(LOOK_EVERY_S)
+    arrived = datetime.now(UTC)
+    for when, where, what in _told(trail):
+        story.step(where, what, when)
+    story.step("mailbox", f"has “{trail.notifications[0]['subject']}”: http://{HOST}:{ports['mail']}", arrived)
+    return order_id
+
+
+async def _choose(edge: grpc.aio.Channel, story: Story) -> list[order_pb2.Order.Line]:
+    """Two products that are in stock; nobody need be known to look around."""
+    catalog = product_pb2_grpc.ProductServiceStub(edge)
+    stock = inventory_pb2_grpc.InventoryServiceStub(edge)
+    listed = await catalog.ListProducts(product_pb2.ListProductsRequest(page_size=20), timeout=CALL_S)
+    story.step("envoy→product", f"listed {len(listed.products)} products, no token needed")
+    chosen: list[product_pb2.Product] = []
+    for product in listed.products:
+        request = inventory_pb2.GetStockRequest(name=f"{product.name}/stock")
+        try:
+            found = await stock.GetStock(request, timeout=CALL_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            continue
+        if found.stock.available >= 2:
+            chosen.append(product)
+        if len(chosen) == 2:
+            break
+    if not chosen:
+        raise CannotStart("nothing is in stock any more: begin anew with `make clean`")
+    names = " and ".join(product.display_name for product in chosen)
+    story.step("envoy→inventory", f"said that {names} are in stock")
+    return [order_pb2.Order.Line(product=product.name, quantity=2 - at) for at, product in enumerate(chosen)]
+
+
+async def _place(
+    edge: grpc.aio.Channel, lines: list[order_pb2.Order.Line], token: str, story: Story
+) -> order_pb2.Order:
+    story.step("envoy", "takes PlaceOrder, checks token and role, routes it to order")
+    answer = await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(
+        order_pb2.PlaceOrderRequest(order=order_pb2.Order(lines=lines), request_id=str(uuid.uuid4())),
+        metadata=(("authorization", f"Bearer {token}"),),
+        timeout=CALL_S,
+    )
+    state = order_pb2.Order.State.Name(answer.order.state)
+    story.step("order", f"answered {state}: {answer.order.name}")
+    return answer.order
+
+
+def _told(trail: Trail) -> list[tuple[datetime, str, str]]:
+    """What happened behind the call, with the times that the databases keep."""
+    assert trail.order is not None
+    steps = []
+    if trail.reservation:
+        pieces = sum(line["quantity"] for line in trail.lines)
+        steps.append((trail.reservation["create_time"], "inventory", f"held {pieces} pieces in its database"))
+        if trail.reservation["state"] == "CONFIRMED":
+            steps.append((trail.reservation["update_time"], "inventory", "confirmed them: they have left the shelf"))
+    total = money(trail.order)
+    steps.append((trail.order["create_time"], "order", f"committed the order of {total} and its event together"))
+    steps += [
+        (event["sent_time"], "order→nats", f"{event['type']} is in the stream ORDERS")
+        for event in trail.events
+        if event["sent_time"]
+    ]
+    for each in trail.notifications:
+        steps.append(
+            (each["create_time"], "notification", f"took the event from NATS and noted a mail to {each['recipient']}")
+        )
+        if each["send_time"]:
+            steps.append((each["send_time"], "notification", "handed the mail over by SMTP"))
+    if trail.order["settled_time"]:
+        steps.append((trail.order["settled_time"], "order", "is settled: order and stock agree"))
+    return steps
+
+
+async def _arrived(mail: httpx.AsyncClient, trail: Trail) -> bool:
+    """The mailbox, by Mailpit's API, holds a mail with that subject."""
+    try:
+        answer = await mail.get("/api/v1/messages", params={"limit": 50})
+    except httpx.TransportError:
+        return False
+    subjects = {message["Subject"] for message in answer.json()["messages"]}
+    return trail.notifications[0]["subject"] in subjects

@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+from typing import Any
+
+from services.cli.logs import Line, LogFile, lines, of_order, rendered
+
+
+def said(folder: Path, part: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{part}.jsonl").read_text().splitlines()]
+
+
+def test_json_lines_are_kept_as_they_are_and_others_are_wrapped(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "nats")
+    log.write(b'{"message":"one"}\nplain ')
+    log.write(b"text\n\n")
+    log.close()
+
+    first, second = said(tmp_path, "nats")
+    assert first == {"message": "one"}
+    assert (second["message"], second["service"]) == ("plain text", "nats")
+
+
+def test_a_line_that_was_never_ended_is_kept_too(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "order")
+    log.write(b"Segmentation fault")
+    log.close()
+
+    assert log.last == "Segmentation fault"
+    assert said(tmp_path, "order")[0]["message"] == "Segmentation fault"
+
+
+def test_a_full_file_makes_room_and_no_line_is_lost(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "order", max_bytes=100)
+    for number in range(3):
+        log.write(b'{"time":"2026-01-01T00:00:0%d","message":"%s"}\n' % (number, b"x" * 20))
+    log.close()
+
+    assert (tmp_path / "order.1.jsonl").exists()
+    assert [line["time"][-1] for _, line in lines(tmp_path)] == ["0", "1", "2"]
+
+
+def test_lines_of_all_parts_come_in_order_of_time(tmp_path: Path) -> None:
+    for part, time in (("order", "2026-01-01T00:00:02Z"), ("etcd", "2026-01-01T00:00:01Z")):
+        log = LogFile(tmp_path, part)
+        log.write(json.dumps({"ts" if part == "etcd" else "time": time}).encode() + b"\n")
+        log.close()
+
+    assert [part for part, _ in lines(tmp_path)] == ["etcd", "order"]
+
+
+def test_an_order_is_followed_through_its_traces() -> None:
+    placed: Line = ("order", {"order": "orders/7", "trace_id": "t1"})
+    same_trace: Line = ("envoy", {"trace_id": "t1"})
+    by_bare_id: Line = ("notification", {"order": "7"})
+    stranger: Line = ("order", {"order": "orders/8", "trace_id": "t2"})
+    without: Line = ("etcd", {"message": "compacted"})
+
+    everything = [placed, same_trace, by_bare_id, stranger, without]
+    assert of_order("orders/7", everything) == of_order("7", everything) == [placed, same_trace, by_bare_id]
+
+
+def test_a_line_reads_as_time_part_level_message_and_facts() -> None:
+    line = {"time": "2026-01-01T10:20:30.123Z", "level": "info", "service": "order", "message": "placed", "order": "7"}
+
+    assert rendered("order", line).split() == ["10:20:30.123", "order", "info", "placed", "order=7"]

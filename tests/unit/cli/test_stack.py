@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from services.cli.settings import PORTS
+from services.cli.stack import Stack
+
+STACK = Stack(Path("/nowhere"), PORTS, {"inventory": 2})
+
+
+def test_a_part_needs_only_parts_declared_before_it() -> None:
+    seen: set[str] = set()
+    for process in STACK.processes():
+        assert seen.issuperset(process.needs), process.name
+        seen.add(process.name)
+
+
+def test_every_port_of_the_table_belongs_to_exactly_one_part() -> None:
+    bound = [port for process in STACK.processes() for port in process.ports]
+
+    assert sorted(bound) == sorted(PORTS)
+
+
+def test_a_second_instance_has_a_name_of_its_own_and_the_same_database() -> None:
+    parts = {process.name: process for process in STACK.processes()}
+
+    first, second = parts["inventory"].environment, parts["inventory-2"].environment
+    assert second["SHOPMESH_INSTANCE"] == "inventory-2"
+    assert first["SHOPMESH_DATABASE_URL"] == second["SHOPMESH_DATABASE_URL"]
+
+
+def test_no_service_is_told_where_another_one_is() -> None:
+    for process in STACK.processes():
+        if process.name in ("product", "order", "inventory", "notification"):
+            others = {"product", "order", "inventory", "notification"} - {process.name}
+            assert not [
+                name
+                for name, value in process.environment.items()
+                if name.startswith("SHOPMESH_") and any(other in value for other in others)
+            ]
+
+
+def test_what_would_lead_a_process_astray_does_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTPS_PROXY", "PGHOST", "ETCD_NAME", "KC_DB", "JAVA_TOOL_OPTIONS", "SHOPMESH_MESH"):
+        monkeypatch.setenv(name, "astray")
+    monkeypatch.setenv("SHOPMESH_SMTP_URL", "smtp://mail.example.com:25")
+
+    for process in STACK.processes():
+        assert "astray" not in process.environment.values()
+        assert process.environment["SHOPMESH_SMTP_URL"] == "smtp://mail.example.com:25"
