@@ -1,0 +1,116 @@
+"""JSON lines on stdout, each with the trace it belongs to."""
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+import orjson
+import structlog
+from opentelemetry import trace
+from structlog.typing import EventDict
+
+_order: ContextVar[str | None] = ContextVar("order", default=None)
+
+
+class Log(structlog.BoundLoggerBase):
+    """A logger whose level can change while it is in use, as structlog's own filters cannot."""
+
+    level: ClassVar[int] = logging.INFO
+
+    def debug(self, message: str, **facts: object) -> None:
+        """For hunting."""
+        self._say(logging.DEBUG, "debug", message, facts)
+
+    def info(self, message: str, **facts: object) -> None:
+        """A call, a change of state."""
+        self._say(logging.INFO, "info", message, facts)
+
+    def warning(self, message: str, **facts: object) -> None:
+        """Needs a look one day."""
+        self._say(logging.WARNING, "warning", message, facts)
+
+    def error(self, message: str, **facts: object) -> None:
+        """Needs a look now. With exc_info=True the traceback of the exception at hand."""
+        self._say(logging.ERROR, "error", message, facts)
+
+    def _say(self, level: int, name: str, message: str, facts: dict[str, object]) -> None:
+        if level >= Log.level:
+            self._proxy_to_logger(name, message, **facts)
+
+
+def configure(service: str, instance: str) -> None:
+    """From now on this process logs as `instance` of `service`, and what its libraries log goes along."""
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            _Line(service, instance),
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+        ],
+        wrapper_class=Log,
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
+
+
+def get() -> Log:
+    """The logger; may be called before `configure`."""
+    log: Log = structlog.get_logger()
+    return log
+
+
+def set_level(level: str) -> None:
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`: the least severe lines that are still written."""
+    Log.level = logging.getLevelNamesMapping()[level]
+
+
+def bind_order(name: str | None) -> None:
+    """Every further line of this call or task tells which order it is about."""
+    _order.set(name)
+
+
+class _Line:
+    """Puts the keys in the order in which people read them."""
+
+    def __init__(self, service: str, instance: str) -> None:
+        self._service, self._instance = service, instance
+
+    def __call__(self, _: object, level: str, event: EventDict) -> EventDict:
+        line: EventDict = {
+            "time": event.pop("time"),
+            "level": level,
+            "service": self._service,
+            "instance": self._instance,
+            "message": event.pop("event"),
+        }
+        span = trace.get_current_span().get_span_context()
+        if span.trace_id:
+            line["trace_id"] = f"{span.trace_id:032x}"
+            line["span_id"] = f"{span.span_id:016x}"
+        if (order := _order.get()) is not None:
+            line["order"] = order
+        if error := event.pop("exc_info", None):
+            line["exception"] = _traceback(error)
+        line.update(event)
+        return line
+
+
+def _traceback(error: object) -> str:
+    if isinstance(error, BaseException):
+        return "".join(traceback.format_exception(error))
+    return traceback.format_exc()
+
+
+class _Library(logging.Handler):
+    """Passes on what libraries log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: MutableMapping[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1]:
+            facts["exc_info"] = record.exc_info[1]
+        log = get()
+        say = log.error if record.levelno >= logging.ERROR else log.warning
+        say(record.getMessage(), **facts)

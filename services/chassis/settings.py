@@ -1,0 +1,141 @@
+"""Where things are for this process: the SHOPMESH_* environment, read once."""
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Self
+
+
+class SettingInvalid(ValueError):
+    """A variable of the environment cannot mean anything; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One field per variable: `listen` is SHOPMESH_LISTEN. How things behave is configuration, in etcd."""
+
+    service: str
+    instance: str
+    """Name of this process among those of its service."""
+    version: str
+    listen: str
+    """`host:port` of the gRPC server; port 0 takes any."""
+    advertise: str
+    """`ip:port` or `ip` that others reach it by; empty: what it is bound to."""
+    etcd: tuple[str, ...]
+    mesh: str
+    """Envoy's listener by which services reach each other."""
+    database_url: str
+    nats_url: str
+    issuer: str
+    """What `iss` of a token must be. The two URLs are how this process reaches it."""
+    jwks_url: str
+    token_url: str
+    audience: str
+    client_id: str
+    client_secret_file: Path | None
+    smtp_url: str
+    otlp_endpoint: str
+    """Empty: nothing is exported."""
+    state_dir: Path
+    """Last good configurations, a file per process."""
+    ads_listen: str
+    edge_listen: str
+    mesh_listen: str
+
+    @classmethod
+    def read(cls, service: str, environ: Mapping[str, str]) -> Self:
+        """Unset and empty variables have the defaults of a local stack. Raises SettingInvalid."""
+
+        def value(name: str, default: str) -> str:
+            return environ.get(f"SHOPMESH_{name}", "") or default
+
+        def address(name: str, default: str) -> str:
+            host_and_port(f"SHOPMESH_{name}", text := value(name, default))
+            return text
+
+        issuer = value("ISSUER", "http://localhost:8180/realms/shop")
+        secret = value("CLIENT_SECRET_FILE", "")
+        return cls(
+            service=service,
+            instance=value("INSTANCE", f"{service}-{secrets.token_hex(4)}"),
+            version=value("VERSION", metadata.version("shopmesh")),
+            listen=address("LISTEN", "127.0.0.1:0"),
+            advertise=_advertisable(value("ADVERTISE", "")),
+            etcd=tuple(part.strip() for part in value("ETCD", "127.0.0.1:2379").split(",")),
+            mesh=address("MESH", "127.0.0.1:10000"),
+            database_url=value("DATABASE_URL", f"postgresql://{service}@127.0.0.1:5433/{service}"),
+            nats_url=value("NATS_URL", "nats://127.0.0.1:4222"),
+            issuer=issuer,
+            jwks_url=value("JWKS_URL", f"{issuer}/protocol/openid-connect/certs"),
+            token_url=value("TOKEN_URL", f"{issuer}/protocol/openid-connect/token"),
+            audience=value("AUDIENCE", "shop-api"),
+            client_id=value("CLIENT_ID", service),
+            client_secret_file=Path(secret) if secret else None,
+            smtp_url=value("SMTP_URL", "smtp://127.0.0.1:1025"),
+            otlp_endpoint=value("OTLP_ENDPOINT", ""),
+            state_dir=Path(value("STATE_DIR", ".shopmesh/last-good")),
+            ads_listen=address("ADS_LISTEN", "127.0.0.1:18000"),
+            edge_listen=address("EDGE_LISTEN", "127.0.0.1:8080"),
+            mesh_listen=address("MESH_LISTEN", "127.0.0.1:10000"),
+        )
+
+    def advertised(self, port: int) -> str:
+        """`ip:port` to register for a server that is bound to `port`."""
+        host, _ = host_and_port("SHOPMESH_LISTEN", self.listen)
+        if not self.advertise:
+            return joined(own_ip(towards=self.etcd[0]) if _is_wildcard(host) else _ip_of(host), port)
+        if _is_ip(self.advertise):
+            return joined(self.advertise, port)
+        return self.advertise
+
+
+def host_and_port(name: str, text: str) -> tuple[str, int]:
+    """Splits `host:port`, IPv6 in brackets. Raises SettingInvalid, naming the variable."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise SettingInvalid(f"{name} must be host:port, not {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def joined(ip: str, port: int) -> str:
+    """`ip:port`, IPv6 in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def own_ip(towards: str) -> str:
+    """The address of this machine by which it talks to `host:port`: nothing is sent."""
+    family, kind, _, _, address = socket.getaddrinfo(*host_and_port("SHOPMESH_ETCD", towards), type=socket.SOCK_DGRAM)[
+        0
+    ]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+def _advertisable(text: str) -> str:
+    if text and not _is_ip(text) and not _is_ip(host_and_port("SHOPMESH_ADVERTISE", text)[0]):
+        raise SettingInvalid(
+            f"SHOPMESH_ADVERTISE must be ip:port or ip, not {text!r}: endpoint discovery takes no names"
+        )
+    return text.removeprefix("[").removesuffix("]")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_wildcard(host: str) -> bool:
+    return _is_ip(host) and ipaddress.ip_address(host).is_unspecified
+
+
+def _ip_of(host: str) -> str:
+    return host if _is_ip(host) else str(socket.getaddrinfo(host, None)[0][4][0])
