@@ -61,15 +61,15 @@ def fetch(artifact: Artifact, folder: Path, progress: Progress, downloader: Sequ
         part.unlink(missing_ok=True)
         if "No space left" in said:
             raise CannotStart(
-                f"{artifact.title} cannot be stored, the disk is full: free 1 GB at {folder}, then run again"
+                f"{artifact.file_name} cannot be stored, the disk is full: free 1 GB at {folder}, then run again"
             )
         raise CannotStart(
-            f"{artifact.title} cannot be downloaded from Maven Central: check the network or proxy, {mend}"
+            f"{artifact.file_name} cannot be downloaded from Maven Central: check the network or proxy, {mend}"
         )
     if _sha256(part) != artifact.sha256:
         part.unlink()
         raise CannotStart(
-            f"{artifact.title} was downloaded but is not the file we know (its sha256 differs): something between "
+            f"{artifact.file_name} was downloaded but is not the file we know (its sha256 differs): something between "
             f"here and Maven Central changes it; try another network, {mend}"
         )
     part.replace(file)

@@ -1,5 +1,6 @@
 """The log lines of a stack: one file of JSON lines per part, kept by the supervisor, read by `shopmesh logs`."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +33,9 @@ class LogFile:
         if not kept:
             return
         self.last = next(line for line in reversed(lines) if line.strip()).decode(errors="replace").strip()
-        self._file.write(b"\n".join(kept) + b"\n")
-        self._file.flush()
+        with contextlib.suppress(OSError):  # a full disk costs lines, never the part that writes them
+            self._file.write(b"\n".join(kept) + b"\n")
+            self._file.flush()
         if self._file.tell() > self._max_bytes:
             self._file.close()
             self._path.replace(self._old)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.cli.downloads import require_space
 from services.cli.free_ports import require_free
 from services.cli.process import CannotStart, Process
 from services.cli.settings import HOST, STATE_VARIABLE, default_state, shown
@@ -21,6 +22,9 @@ from services.cli.tether import die_with_parent
 
 STARTED_VARIABLE = "SHOPMESH_STARTED"
 """When `make run` began, in seconds since 1970: the environment it makes counts as a part of the start."""
+
+NEEDED_BYTES = 200_000_000
+"""Free on the disk before anything starts: stores that run full lose more than time."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -40,6 +44,7 @@ def run(stack: Stack, only: Sequence[str], version: str, tethered: bool = True) 
         require_free(
             {name: port for name, port in stack.ports.items() if any(name in part.ports for part in processes)}
         )
+        require_space(stack.state, NEEDED_BYTES)
         stack.prepare([process.name for process in processes])
         terminal.line(f"shopmesh {version}  state {shown(stack.state)}  logs: shopmesh logs")
         terminal.ready("environment", time.time() - began, "")

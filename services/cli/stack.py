@@ -126,6 +126,7 @@ class Stack:
             cwd=Path("/"),
             stop_signal=signal.SIGINT,  # SIGTERM would wait for every client to leave
             death_signal=signal.SIGINT,
+            stop_s=6.0,  # it writes what is in memory to the disk
         )
 
     def _keycloak(self) -> Process:

@@ -29,8 +29,13 @@ class StateFolder:
 
         Waits for one that is ending. Raises CannotStart when another one has it and goes on.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / "lock").open("a+")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise CannotStart(
+                f"{shown(self.path)} cannot be written ({error.strerror}): mend that, or choose another one with --state"
+            ) from None
         began = time.monotonic()
         while True:
             try:

@@ -65,6 +65,7 @@ class Terminal:
                 BarColumn(bar_width=20),
                 console=self.console,
                 transient=True,
+                auto_refresh=False,  # which would be a thread, and the supervisor forks
             )
             self._progress.start()
         if name not in self._bars:
@@ -72,6 +73,7 @@ class Terminal:
         self._progress.update(
             self._bars[name], description=step, completed=done, total=total or None, amount=_amount(done, total)
         )
+        self._progress.refresh()
 
     def _clear(self, name: str) -> None:
         if self._progress and (bar := self._bars.pop(name, None)) is not None:
