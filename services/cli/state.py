@@ -34,7 +34,7 @@ class StateFolder:
             lock = (self.path / "lock").open("a+")
         except OSError as error:
             raise CannotStart(
-                f"{shown(self.path)} cannot be written ({error.strerror}): mend that, or choose another one with --state"
+                f"{shown(self.path)} cannot be written ({error.strerror}): mend that, or choose another with --state"
             ) from None
         began = time.monotonic()
         while True:
