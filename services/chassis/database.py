@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import asyncpg
 import orjson
-import structlog
 
+from services.chassis import logs
 from services.refusals import Unavailable
 
 type Connection = asyncpg.Connection[Record]
@@ -36,7 +36,7 @@ _SERVER_SETTINGS = {
     "jit": "off",  # small statements: compiling one costs more than running it
 }
 
-log = structlog.get_logger()
+log = logs.get()
 
 
 class DatabaseUnavailable(Unavailable):

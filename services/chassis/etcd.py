@@ -13,9 +13,9 @@ from typing import Any
 
 import aetcd
 import grpc
-import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from services.chassis import logs
 from services.refusals import Unavailable
 
 REQUEST_S = 3.0
@@ -28,7 +28,7 @@ _CHANNEL_OPTIONS = {
     "grpc.http2.max_pings_without_data": 0,
 }
 
-log = structlog.get_logger()
+log = logs.get()
 
 
 class EtcdUnavailable(Unavailable):

@@ -3,16 +3,16 @@
 import asyncio
 import random
 
-import structlog
 from google.protobuf import json_format
 from mesh.v1 import registry_pb2
 
+from services.chassis import logs
 from services.chassis.etcd import Etcd, EtcdUnavailable, patiently
 
 LAST_WORD_S = 2.0
 """How long draining and leaving may take: a process that ends does not wait for an etcd that is away."""
 
-log = structlog.get_logger()
+log = logs.get()
 
 
 class Registration:

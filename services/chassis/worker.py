@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import structlog
+from services.chassis import logs
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 """After errors of the job as a whole; it doubles in between."""
 GRACE_S = 2.0
 """How long a worker that is cancelled may take to settle what it has claimed."""
 
-log = structlog.get_logger()
+log = logs.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Worker[Item, Result]:
         while True:
             self._woken.clear()
             try:
-                full = await self._finishing(self._round())
+                full = await finishing(self._round())
             except Exception as error:  # the loop goes on, whatever the job or its store says
                 log.warning("job failed", job=self._job.name, error=describe(error), exc_info=True)
                 await asyncio.sleep(self._pause_s * random.uniform(0.8, 1.2))  # noqa: S311
@@ -72,18 +72,6 @@ class Worker[Item, Result]:
                 self._pause_s = SHORTEST_PAUSE_S
                 if not full:
                     await self._rest()
-
-    async def _finishing(self, one_round: Coroutine[Any, Any, bool]) -> bool:
-        task = asyncio.create_task(one_round)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if _not_ours():
-                raise RuntimeError("a call inside the job was cancelled") from None
-            await asyncio.wait([task], timeout=GRACE_S)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            raise
 
     async def _rest(self) -> None:
         try:
@@ -130,11 +118,25 @@ async def each[Item, Result](
     return await asyncio.gather(*map(one, items))
 
 
-def _not_ours() -> bool:
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
+async def finishing[T](work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work`; when the caller is cancelled, `work` may end within GRACE_S before it is cancelled too.
+
+    A CancelledError that comes from inside (some call of the work was cancelled) is a RuntimeError.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if caller is None or not caller.cancelling():
+            raise RuntimeError("a call inside was cancelled") from None
+        await asyncio.wait([task], timeout=GRACE_S)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
-def describe(error: Exception) -> str:
-    """For the row and the log: what kind, and its own words."""
-    return f"{type(error).__name__}: {error}"
+def describe(error: BaseException) -> str:
+    """For the row and the log: what kind, its own words, and what was behind it."""
+    behind = f" ({describe(error.__cause__)})" if error.__cause__ else ""
+    return f"{type(error).__name__}: {error}{behind}"

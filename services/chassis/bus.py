@@ -1,0 +1,300 @@
+"""NATS JetStream: publishing is done when the stream has it, consuming when the handler has returned.
+
+Nothing here waits for NATS to be there: a process starts without it, and works again when it comes back, even empty.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import nats.errors
+import nats.js.errors
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from services.chassis import logs
+from services.chassis.tracing import SpanKind, current_traceparent, span
+from services.chassis.worker import describe, finishing
+from services.refusals import Refusal, Unavailable
+
+RECONNECT_S = 0.25
+PUBLISH_S = 2.0
+DAY_S = 24 * 3600
+HEARTBEAT_S = 1.0
+SILENCE_S = 2.5
+"""A pull request that sent neither message nor heartbeat for so long is lost."""
+PULL_S = 30.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+_DIFFERENT_CONFIG = 10058
+"""JetStream: the stream is there with another configuration."""
+
+log = logs.get()
+
+
+class BusUnavailable(Unavailable):
+    """NATS is away, or did not confirm. What was published may be in the stream all the same."""
+
+    reason = "BUS_UNAVAILABLE"
+    message = "NATS is not reachable; try again."
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    subject: str
+    headers: Mapping[str, str]
+    data: bytes
+    traceparent: str | None
+    """Of the span in which it was received: what its handling belongs under."""
+
+
+type Handle = Callable[[Sequence[Message]], Awaitable[None]]
+"""Called with one message or more. All are acknowledged when it returns; when it raises, all come again."""
+
+
+class Bus:
+    """One connection, kept for ever."""
+
+    def __init__(self) -> None:
+        self._client = Client()
+        self._stream = self._client.jetstream(timeout=PUBLISH_S)
+        self._closed = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._inboxes: set[asyncio.Queue[Msg | None]] = set()
+        self.connections = 0
+        """How often a connection came about: a reader who remembers another number has to look again."""
+
+    @classmethod
+    async def connect(cls, url: str, name: str) -> Self:
+        """Returns at once; the connection comes about when NATS is there."""
+        bus = cls()
+        bus._keeper = asyncio.create_task(bus._keep_connected(url, name))
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected)
+
+    async def close(self) -> None:
+        if self._keeper:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        with suppress(nats.errors.Error, OSError):
+            await self._client.close()
+
+    async def publish(
+        self, subject: str, payload: bytes, headers: Mapping[str, str], timeout_s: float = PUBLISH_S
+    ) -> None:
+        """Returns when the stream has stored it. Raises BusUnavailable; then it may be stored all the same."""
+        await self._asked(lambda: self._stream.publish(subject, payload, timeout=timeout_s, headers=dict(headers)))
+
+    async def ensure_stream(self, name: str, subjects: Sequence[str]) -> datetime:
+        """Makes the stream, or mends its configuration; its creation time tells a stream from one made after a loss.
+
+        Full, it refuses what is new and keeps what it has. Raises BusUnavailable.
+        """
+        config = StreamConfig(
+            name=name,
+            subjects=list(subjects),
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            max_age=30 * DAY_S,
+            max_bytes=1 << 30,
+            discard=DiscardPolicy.NEW,
+            duplicate_window=600,
+        )
+        try:
+            info = await self._asked(lambda: self._stream.add_stream(config))
+        except BusUnavailable as refused:
+            if getattr(refused.__cause__, "err_code", None) != _DIFFERENT_CONFIG:
+                raise
+            info = await self._asked(lambda: self._stream.update_stream(config))
+        assert info.created  # every stream has it
+        return info.created
+
+    async def consume(
+        self, stream: str, durable: str, subjects: Sequence[str], handle: Handle, batch: int = 64
+    ) -> None:
+        """Hands the messages to `handle` for ever, `batch` at most; replicas with the same durable share them.
+
+        What is not acknowledged within 5 s comes again. While `handle` raises, it is tried with growing pauses and
+        nothing new is fetched. A stream that is missing is waited for, a consumer that is missing is made.
+        """
+        pause_s, told = SHORTEST_PAUSE_S, False
+        while True:
+            if self.connected:
+                try:
+                    await self._bind(stream, durable, subjects)
+                    pause_s, told = SHORTEST_PAUSE_S, False
+                    await _Pull(self._client, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", batch).run(
+                        self._inboxes, handle
+                    )
+                except BusUnavailable as error:
+                    if not told:
+                        log.warning("consuming has to wait", stream=stream, durable=durable, error=describe(error))
+                    told = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _bind(self, stream: str, durable: str, subjects: Sequence[str]) -> None:
+        config = ConsumerConfig(durable_name=durable, filter_subjects=list(subjects), ack_wait=5, max_deliver=-1)
+        await self._asked(lambda: self._stream.add_consumer(stream, config))
+
+    async def _asked[T](self, request: Callable[[], Awaitable[T]]) -> T:
+        if not self.connected:
+            raise BusUnavailable
+        try:
+            return await request()
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise BusUnavailable from error
+
+    async def _keep_connected(self, url: str, name: str) -> None:
+        while True:
+            self._closed.clear()
+            try:
+                await self._client.connect(
+                    url,
+                    name=name,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_loss,
+                    reconnected_cb=self._on_connection,
+                    closed_cb=self._on_closed,
+                    reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a float is as good
+                    max_reconnect_attempts=-1,
+                    ping_interval=2,
+                    pending_size=0,  # else a publish that was given up goes out after the reconnect
+                )
+                await self._on_connection()
+                await self._closed.wait()
+            except nats.errors.Error as error:
+                log.warning("NATS refuses the connection", error=describe(error))
+            await asyncio.sleep(LONGEST_PAUSE_S)
+
+    async def _on_connection(self) -> None:
+        self.connections += 1
+        log.info("connected to NATS")
+        for inbox in self._inboxes:
+            inbox.put_nowait(None)
+
+    async def _on_loss(self) -> None:
+        log.warning("the connection to NATS is lost")
+
+    async def _on_closed(self) -> None:
+        self._closed.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        if self.connected:
+            log.warning("NATS reports an error", error=describe(error))
+        else:  # each attempt to connect
+            log.debug("NATS is away", error=describe(error))
+
+
+class _Pull:
+    """A pull request that is kept open: JetStream sends what is there and what comes, up to a number.
+
+    nats-py's own `fetch` asks twice for each batch, first for what is there, then for what comes.
+    """
+
+    def __init__(self, client: Client, subject: str, batch: int) -> None:
+        self._client, self._subject, self._batch = client, subject, batch
+        self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._pause_s = SHORTEST_PAUSE_S
+        self._request = orjson.dumps(
+            {"batch": batch, "expires": int(PULL_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+        )
+
+    async def run(self, inboxes: set[asyncio.Queue[Msg | None]], handle: Handle) -> None:
+        """Returns after a reconnect, raises BusUnavailable when stream, consumer or connection are lost."""
+        inbox = self._client.new_inbox()
+        try:
+            subscription = await self._client.subscribe(inbox, cb=self._arrive)
+        except nats.errors.Error as error:
+            raise BusUnavailable from error
+        inboxes.add(self._arrived)
+        try:
+            await self._receive(inbox, handle)
+        except nats.errors.Error as error:
+            raise BusUnavailable from error
+        finally:
+            inboxes.discard(self._arrived)
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+                await self._give_back()
+
+    async def _arrive(self, message: Msg) -> None:
+        self._arrived.put_nowait(message)
+
+    async def _receive(self, inbox: str, handle: Handle) -> None:
+        coming = 0  # of the request under way
+        while True:
+            if coming <= 0:
+                await self._client.publish(self._subject, self._request, reply=inbox)
+                coming = self._batch
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    some = [await self._arrived.get()]
+            except TimeoutError as silence:
+                raise BusUnavailable from silence
+            while not self._arrived.empty() and len(some) < self._batch:
+                some.append(self._arrived.get_nowait())
+            messages = [message for message in some if message and message.reply]
+            if messages:
+                coming -= len(messages)
+                await finishing(self._handle(messages, handle))
+            for status in some:
+                if status is None:
+                    return
+                if not status.reply:
+                    coming = _left(status, coming)
+
+    async def _handle(self, arrived: Sequence[Msg], handle: Handle) -> None:
+        with ExitStack() as spans:
+            messages = [_received(message, spans) for message in arrived]
+            try:
+                await handle(messages)
+            except Exception as error:  # the loop goes on: what was not handled comes again
+                unexpected = not isinstance(error, Refusal)
+                log.warning("messages wait", messages=len(arrived), error=describe(error), exc_info=unexpected)
+                for message in arrived:
+                    await message.nak(delay=self._pause_s)
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+                return
+        self._pause_s = SHORTEST_PAUSE_S
+        for message in arrived:
+            await message.ack()
+
+    async def _give_back(self) -> None:
+        """What nobody handled shall not wait until its time is over."""
+        while not self._arrived.empty():
+            message = self._arrived.get_nowait()
+            if message and message.reply:
+                await message.nak()
+
+
+def _left(status: Msg, coming: int) -> int:
+    """How many messages a status leaves to come. Raises BusUnavailable when it ends the consumer (nats ADR-13)."""
+    headers = status.headers or {}
+    match headers.get("Status"):
+        case "100":  # heartbeat
+            return coming
+        case "404" | "408":  # the request has expired
+            return 0
+        case code:
+            raise BusUnavailable(status=f"{code} {headers.get('Description', '')}")
+
+
+def _received(message: Msg, spans: ExitStack) -> Message:
+    headers = message.headers or {}
+    attributes: dict[str, Any] = {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": message.subject,
+        "messaging.message.id": headers.get("ce-id", ""),
+    }
+    spans.enter_context(span(f"process {message.subject}", SpanKind.CONSUMER, headers.get("traceparent"), attributes))
+    return Message(message.subject, headers, message.data, current_traceparent())
