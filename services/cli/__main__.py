@@ -19,6 +19,8 @@ from services.cli.process import CannotStart
 from services.cli.settings import SERVICES, STATE_VARIABLE, default_state, shown
 from services.cli.state import StateFolder
 
+FOLLOW_EVERY_S = 0.2
+
 
 class Commands(click.Group):
     """Says in one line why something does not go, instead of a traceback."""
@@ -144,29 +146,24 @@ def status(state: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The lines as they were written.")
 def logs(state: Path, service: str | None, follow: bool, order: str | None, as_json: bool) -> None:
     """Show what the parts have logged, in order of time: all of them, or one SERVICE (any name of `status`)."""
-    from services.cli import logs as kept
+    from services.cli.logs import Reader, of_order, part_names, rendered
 
     folder = StateFolder(state.absolute()).logs
-    if service and not (folder / f"{service}.jsonl").exists():
-        names = sorted(path.stem for path in folder.glob("*.jsonl") if not path.stem.endswith(".1"))
-        raise click.ClickException(f"nothing is logged for {service}: there is {', '.join(names) or 'no log at all'}")
-
-    def show(found: list[kept.Line]) -> None:
-        for part, line in kept.of_order(order, found) if order else found:
-            click.echo(json.dumps(line) if as_json else kept.rendered(part, line))
-
+    if service and service not in part_names(folder):
+        raise click.ClickException(
+            f"nothing is logged for {service}: there is {', '.join(part_names(folder)) or 'no log'}"
+        )
+    reader, traces = Reader(folder, service), set[str]()
     try:
-        followed = kept.follow(folder, service, stop=lambda: False) if follow else iter(())
-        known = kept.lines(folder, service)
-        show(known)
-        for new in followed:
-            # An order's trace may have been named by an earlier line.
-            known = [*known, new] if order else known
-            if not order or new in kept.of_order(order, known):
-                show_one = json.dumps(new[1]) if as_json else kept.rendered(*new)
-                click.echo(show_one)
+        while True:
+            found = reader.new()
+            for part, line in of_order(order, found, traces) if order else found:
+                click.echo(json.dumps(line) if as_json else rendered(part, line))
+            if not follow:
+                return
+            time.sleep(FOLLOW_EVERY_S)
     except (KeyboardInterrupt, BrokenPipeError):
-        sys.stderr.close()
+        sys.stderr.close()  # the reader has seen enough
 
 
 @main.command()

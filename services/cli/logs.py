@@ -2,16 +2,12 @@
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 20_000_000
 """A file that has grown beyond this becomes `<name>.1.jsonl`, and that one goes."""
-
-POLL_S = 0.2
 
 
 class LogFile:
@@ -61,34 +57,41 @@ type Line = tuple[str, dict[str, Any]]
 """A part's name and what its line says."""
 
 
-def lines(folder: Path, part: str | None = None) -> list[Line]:
-    """Everything kept, in order of time."""
-    found = [line for path in _files(folder, part) for line in _parsed(path.name, path.read_bytes())]
-    return sorted(found, key=lambda line: _time(line[1]))
+class Reader:
+    """Reads what all parts, or one, have logged and go on logging."""
+
+    def __init__(self, folder: Path, part: str | None = None) -> None:
+        self._folder, self._part = folder, part
+        self._read: dict[str, int] = {}
+
+    def new(self) -> list[Line]:
+        """Lines since the last time, at first everything kept, in order of time."""
+        names = [self._part] if self._part else part_names(self._folder)
+        return sorted((line for name in names for line in self._new_of(name)), key=lambda line: _time(line[1]))
+
+    def _new_of(self, name: str) -> list[Line]:
+        path, old = self._folder / f"{name}.jsonl", self._folder / f"{name}.1.jsonl"
+        read, size = self._read.get(name), path.stat().st_size
+        found: list[Line] = []
+        if (read is None or size < read) and old.exists():  # the file was replaced since, or long ago
+            found += _parsed(name, old, read or 0)[0]
+        fresh, self._read[name] = _parsed(name, path, read if read is not None and size >= read else 0)
+        return found + fresh
 
 
-def follow(folder: Path, part: str | None, stop: Callable[[], bool]) -> Iterator[Line]:
-    """New lines as they are written, until `stop` says so; parts that appear later are followed too."""
-    seen = {path: path.stat().st_size for path in _files(folder, part)}
-    while not stop():
-        for path in _files(folder, part):
-            if path.stem.endswith(".1"):
-                continue
-            at, size = seen.get(path, 0), path.stat().st_size
-            if size < at:  # rotated
-                at = 0
-            with path.open("rb") as file:
-                file.seek(at)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            seen[path] = at + len(whole) + len(newline)
-            yield from _parsed(path.name, whole)
-        time.sleep(POLL_S)
+def part_names(folder: Path) -> list[str]:
+    """Parts that have logged anything."""
+    return sorted(path.stem for path in folder.glob("*.jsonl") if not path.stem.endswith(".1"))
 
 
-def of_order(order: str, found: list[Line]) -> list[Line]:
-    """Lines about one order: those that name it, and all that share a trace with one of those."""
-    names = {order, f"orders/{order.removeprefix('orders/')}", order.removeprefix("orders/")}
-    traces = {line["trace_id"] for _, line in found if line.get("order") in names and line.get("trace_id")}
+def of_order(order: str, found: list[Line], traces: set[str]) -> list[Line]:
+    """Lines about one order: those that name it, and all that share a trace with one of those.
+
+    `traces` keeps what is known of its traces from one batch of lines to the next.
+    """
+    id = order.removeprefix("orders/")
+    names = {id, f"orders/{id}"}
+    traces |= {line["trace_id"] for _, line in found if line.get("order") in names and line.get("trace_id")}
     return [(part, line) for part, line in found if line.get("order") in names or line.get("trace_id") in traces]
 
 
@@ -114,21 +117,19 @@ def rendered(part: str, line: dict[str, Any]) -> str:
     return f"{when:12}  {part:14}  {level:7}  {message}{'  ' + facts if facts else ''}"
 
 
-def _files(folder: Path, part: str | None) -> list[Path]:
-    if part is None:
-        return sorted(folder.glob("*.jsonl"))
-    return [path for path in (folder / f"{part}.1.jsonl", folder / f"{part}.jsonl") if path.exists()]
-
-
-def _parsed(file_name: str, text: bytes) -> Iterator[Line]:
-    part = file_name.removesuffix(".jsonl").removesuffix(".1")
-    for line in text.splitlines():
+def _parsed(part: str, path: Path, start: int) -> tuple[list[Line], int]:
+    """Whole lines from a byte on, and the byte after them."""
+    with path.open("rb") as file:
+        file.seek(start)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    found = []
+    for text in whole.splitlines():
         try:
-            said = json.loads(line)
+            line = json.loads(text)
         except ValueError:
-            said = {"message": line.decode(errors="replace")}
-        if isinstance(said, dict):
-            yield part, said
+            line = None
+        found.append((part, line if isinstance(line, dict) else {"message": text.decode(errors="replace")}))
+    return found, start + len(whole) + len(newline)
 
 
 def _time(line: dict[str, Any]) -> str:

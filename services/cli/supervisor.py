@@ -132,6 +132,7 @@ class Supervisor:
             if part.is_ready.is_set():
                 deaths = 0
                 await self._ended(part)
+            _signal_group(part, signal.SIGKILL)  # what it left in its session would be in the way of the next one
             deaths += 1
             how = _how(part.child.returncode if part.child else None)
             if not part.was_ready and deaths >= TRIES:

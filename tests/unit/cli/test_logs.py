@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from services.cli.logs import Line, LogFile, lines, of_order, rendered
+from services.cli.logs import Line, LogFile, Reader, of_order, rendered
 
 
 def said(folder: Path, part: str) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def test_a_full_file_makes_room_and_no_line_is_lost(tmp_path: Path) -> None:
     log.close()
 
     assert (tmp_path / "order.1.jsonl").exists()
-    assert [line["time"][-1] for _, line in lines(tmp_path)] == ["0", "1", "2"]
+    assert [line["time"][-1] for _, line in Reader(tmp_path).new()] == ["0", "1", "2"]
 
 
 def test_lines_of_all_parts_come_in_order_of_time(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_lines_of_all_parts_come_in_order_of_time(tmp_path: Path) -> None:
         log.write(json.dumps({"ts" if part == "etcd" else "time": time}).encode() + b"\n")
         log.close()
 
-    assert [part for part, _ in lines(tmp_path)] == ["etcd", "order"]
+    assert [part for part, _ in Reader(tmp_path).new()] == ["etcd", "order"]
 
 
 def test_an_order_is_followed_through_its_traces() -> None:
@@ -56,7 +56,28 @@ def test_an_order_is_followed_through_its_traces() -> None:
     without: Line = ("etcd", {"message": "compacted"})
 
     everything = [placed, same_trace, by_bare_id, stranger, without]
-    assert of_order("orders/7", everything) == of_order("7", everything) == [placed, same_trace, by_bare_id]
+    for id in ("orders/7", "7"):
+        assert of_order(id, everything, set()) == [placed, same_trace, by_bare_id]
+
+
+def test_a_trace_is_remembered_from_one_batch_of_lines_to_the_next() -> None:
+    traces: set[str] = set()
+    of_order("7", [("order", {"order": "7", "trace_id": "t1"})], traces)
+
+    assert of_order("7", [("envoy", {"trace_id": "t1"})], traces) == [("envoy", {"trace_id": "t1"})]
+
+
+def test_a_reader_goes_on_where_it_was_also_when_the_file_made_room(tmp_path: Path) -> None:
+    log, reader = LogFile(tmp_path, "order", max_bytes=100), Reader(tmp_path)
+    seen = []
+    for number in range(5):
+        log.write(b'{"message":"%d %s"}\n' % (number, b"x" * 30))
+        if number != 1:  # two at once now and then, with a change of files between
+            seen += [str(line["message"])[0] for _, line in reader.new()]
+    log.close()
+
+    assert seen == ["0", "1", "2", "3", "4"]
+    assert reader.new() == []
 
 
 def test_a_line_reads_as_time_part_level_message_and_facts() -> None:
