@@ -1,0 +1,29 @@
+"""What the product service needs from outside, in its own words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from services.product.domain import Description, Place, Product
+
+
+class Catalog(Protocol):
+    """Where products are kept. Each method is one transaction; all raise Unavailable."""
+
+    async def get(self, id: str) -> Product:
+        """Raises ProductNotFound."""
+        ...
+
+    async def find(self, ids: Sequence[str]) -> Mapping[str, Product]:
+        """Those of the products that exist."""
+        ...
+
+    async def page(self, after: Place | None, most: int) -> Sequence[Product]:
+        """Up to `most` products behind `after` (None: from the beginning), in the order of their place."""
+        ...
+
+    async def add(self, id: str, description: Description, caller: str, request_id: str) -> Product:
+        """Adds a product once per (caller, request_id), and returns it as it is now.
+
+        Raises ProductExists, and RequestIdReused when the request_id added another product.
+        """
+        ...
