@@ -1,0 +1,75 @@
+"""The control plane as a process: one gRPC server for ADS and for what the edge is asked about all services."""
+
+import asyncio
+import os
+import signal
+import time
+
+import grpc
+import structlog
+import uvloop
+
+from services.chassis import logs
+from services.chassis.etcd import Etcd
+from services.chassis.settings import Settings
+from services.controlplane import edge
+from services.controlplane.ads import DiscoveryService
+from services.controlplane.contract import Contract
+from services.controlplane.control import Control
+from services.controlplane.resources import HostPort, Resources, Surroundings
+from services.controlplane.seeds import Seeds
+from services.controlplane.source import Source
+from services.files import resource
+
+SERVICE = "controlplane"
+PREFIX = "/shop/"
+GRACE_S = 1.0
+
+_log = structlog.get_logger()
+
+
+async def serve(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
+    contract = Contract.read(resource("gen/descriptors.binpb").read_bytes())
+    surroundings = Surroundings(
+        edge=HostPort.parse(settings.edge_listen),
+        mesh=HostPort.parse(settings.mesh_listen),
+        issuer=settings.issuer,
+        audience=settings.audience,
+        jwks_url=settings.jwks_url,
+        otlp_endpoint=settings.otlp_endpoint,
+    )
+    services = frozenset(contract.services)
+    file = settings.state_dir / f"{settings.instance}.json"
+    control = Control(Resources(contract, surroundings), file, time.monotonic)
+    etcd = Etcd(",".join(settings.etcd))
+    source = Source(etcd, PREFIX, services, Seeds.read(resource("etcd/seed"), services))
+
+    server = grpc.aio.server()
+    DiscoveryService(control.snapshots).add_to(server)
+    edge.add_to(server, contract, control.models)
+    server.add_insecure_port(settings.ads_listen)
+    await server.start()
+    _log.info("serving", address=settings.ads_listen)
+
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(control.run(services)), group.create_task(source.follow(control.see))]
+        await stopped.wait()
+        for task in tasks:
+            task.cancel()
+    await server.stop(GRACE_S)
+    await etcd.close()
+
+
+def main() -> None:
+    """Reads the environment, then serves."""
+    settings = Settings.read(SERVICE, os.environ)
+    logs.configure(settings.service, settings.instance)
+    uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""From what etcd says to what Envoy is told: the model over time."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from services.controlplane import last_good
+from services.controlplane.latest import Latest
+from services.controlplane.model import Model, Seen
+from services.controlplane.resources import Resources
+from services.controlplane.snapshot import Snapshot
+
+_log = structlog.get_logger()
+
+
+class Control:
+    """Keeps the model; publishes a snapshot when one differs from the last."""
+
+    def __init__(self, resources: Resources, file: Path, now: Callable[[], float]) -> None:
+        """`now` is a monotonic clock in seconds; `file` keeps what was seen last."""
+        self.models = Latest[Model]()
+        self.snapshots = Latest[Snapshot]()
+        self._resources = resources
+        self._file = file
+        self._now = now
+        self._model = Model()
+        self._news: asyncio.Queue[Seen] = asyncio.Queue()
+
+    def see(self, seen: Seen) -> None:
+        """Takes what etcd says now."""
+        self._news.put_nowait(seen)
+
+    async def run(self, services: frozenset[str]) -> None:
+        """Goes on with what was seen before the last stop, until etcd has told; then follows it. Never ends."""
+        if (restored := last_good.load(self._file, services)) is not None:
+            self._publish(Model.restored(restored, self._now()))
+            _log.info("going on with the last good model", endpoints=len(self._model.endpoints))
+        while True:
+            model = await self._next()
+            if model.remembered != self._model.remembered:
+                last_good.save(self._file, model.remembered)
+            self._publish(model)
+
+    async def _next(self) -> Model:
+        """After the next news, several at once when they came together, or when a held endpoint's time is over."""
+        due = self._model.next_change
+        try:
+            async with asyncio.timeout(None if due is None else max(0.0, due - self._now())):
+                seen = await self._news.get()
+        except TimeoutError:
+            return self._model.settled(self._now())
+        model = self._model.see(seen, self._now())
+        while not self._news.empty():
+            model = model.see(self._news.get_nowait(), self._now())
+        return model
+
+    def _publish(self, model: Model) -> None:
+        self._tell(model)
+        self._model = model
+        self.models.put(model)
+        snapshot = self._resources.of(model)
+        if self.snapshots.value is None or self.snapshots.value.versions != snapshot.versions:
+            self.snapshots.put(snapshot)
+
+    def _tell(self, model: Model) -> None:
+        before, after = self._model.endpoints, model.endpoints
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                endpoint = after.get(name, before.get(name))
+                _log.info(
+                    "endpoint",
+                    of=name.service,
+                    name=name.instance,
+                    address=endpoint.address if endpoint else "",
+                    state=after[name].state.value if name in after else "gone",
+                )
+        for name in sorted(model.lost.keys() - self._model.lost.keys()):
+            _log.warning("endpoint vanished without draining: held", of=name.service, name=name.instance)

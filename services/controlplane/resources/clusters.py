@@ -1,0 +1,200 @@
+"""Clusters: how Envoy reaches a service, and which of its instances."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    CircuitBreakersThresholdsRetryBudget,
+    Cluster,
+    ClusterCommonLbConfig,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+    ClusterEdsClusterConfig,
+    LoadBalancingPolicy,
+    LoadBalancingPolicyPolicy,
+    OutlierDetection,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    AggregatedConfigSource,
+    ApiVersion,
+    ConfigSource,
+    HealthCheck,
+    HealthCheckGrpcHealthCheck,
+    HealthStatus,
+    Http2ProtocolOptions,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import LeastRequest
+from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 import RoundRobin
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import UpstreamTlsContext
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.v3 import Percent
+from envoy_data_plane.google.protobuf import Any
+from mesh.v1 import policy_pb2
+
+from services.controlplane import model
+from services.controlplane.resources.encoding import NEVER, address, extension, packed
+from services.controlplane.resources.surroundings import HostPort, Server
+from services.controlplane.snapshot import Kind, Resource
+
+CONTROL_PLANE = "controlplane"
+"""The cluster of envoy/bootstrap.yaml; it answers reflection and health."""
+JWKS = "jwks"
+OTLP = "otlp"
+ADS = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
+
+_CONNECT_TIMEOUT = timedelta(seconds=1)
+_NO_TRAFFIC_INTERVAL = timedelta(seconds=1)
+
+
+def service_cluster(service: str, policy: policy_pb2.Policy) -> Resource:
+    """The instances of one service, with its limits, health checks and ejection."""
+    cluster = Cluster(
+        name=service,
+        type=ClusterDiscoveryType.EDS,
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=ADS),
+        connect_timeout=_CONNECT_TIMEOUT,
+        typed_extension_protocol_options=_http2(),
+        # gRPC refuses lb_policy LEAST_REQUEST; both planes understand this list.
+        load_balancing_policy=LoadBalancingPolicy(
+            policies=[
+                LoadBalancingPolicyPolicy(
+                    typed_extension_config=extension("envoy.load_balancing_policies.least_request", LeastRequest())
+                ),
+                LoadBalancingPolicyPolicy(
+                    typed_extension_config=extension("envoy.load_balancing_policies.round_robin", RoundRobin())
+                ),
+            ]
+        ),
+        common_lb_config=ClusterCommonLbConfig(
+            # Otherwise Envoy sends calls to instances that drain or fail as soon as half of them do.
+            healthy_panic_threshold=Percent(value=0),
+            # Otherwise a health check that turns within a second of another change waits for the end of that second.
+            update_merge_window=NEVER,
+        ),
+        circuit_breakers=_limits(policy),
+        outlier_detection=_ejection(policy.ejection),
+        health_checks=[_health_check(policy.health_check)],
+        # What has left the assignment gets no call more, also while its last health check was good.
+        ignore_health_on_host_removal=True,
+    )
+    return Resource(Kind.CLUSTER, service, bytes(cluster), frozenset({(Kind.ASSIGNMENT, service)}))
+
+
+def assignment(service: str, endpoints: Mapping[str, model.Endpoint]) -> Resource:
+    """Where the instances of a service are; empty is a valid answer, none would keep Envoy waiting."""
+    localities = [LocalityLbEndpoints(lb_endpoints=[_lb_endpoint(endpoint) for endpoint in endpoints.values()])]
+    return Resource(
+        Kind.ASSIGNMENT,
+        service,
+        bytes(ClusterLoadAssignment(cluster_name=service, endpoints=localities if endpoints else [])),
+    )
+
+
+def jwks_cluster(jwks_url: str) -> Resource:
+    """The issuer's keys."""
+    return Resource(Kind.CLUSTER, JWKS, bytes(_outside(JWKS, Server.of(jwks_url))))
+
+
+def otlp_cluster(endpoint: str | None) -> Resource:
+    """Where spans go, by gRPC. Without an endpoint the cluster is empty.
+
+    Envoy's tracer makes and continues trace ids, and insists on an exporter; one that reaches nobody drops its spans.
+    """
+    cluster = _outside(OTLP, Server.of(endpoint) if endpoint else None)
+    cluster.typed_extension_protocol_options = _http2()
+    return Resource(Kind.CLUSTER, OTLP, bytes(cluster))
+
+
+def _outside(name: str, server: Server | None) -> Cluster:
+    """One server, by its name in DNS; or none."""
+    endpoints = [LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=_endpoint(server.at))])] if server else []
+    cluster = Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
+        connect_timeout=_CONNECT_TIMEOUT,
+        load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=endpoints),
+    )
+    if server and server.tls:
+        cluster.transport_socket = TransportSocket(
+            name="envoy.transport_sockets.tls", typed_config=packed(UpstreamTlsContext(sni=server.at.host))
+        )
+    return cluster
+
+
+def _lb_endpoint(endpoint: model.Endpoint) -> LbEndpoint:
+    draining = endpoint.state is model.State.DRAINING
+    return LbEndpoint(
+        endpoint=_endpoint(HostPort.parse(endpoint.address)),
+        health_status=HealthStatus.DRAINING if draining else HealthStatus.UNKNOWN,
+    )
+
+
+def _endpoint(at: HostPort) -> Endpoint:
+    return Endpoint(address=address(at.host, at.port))
+
+
+def _limits(policy: policy_pb2.Policy) -> CircuitBreakers:
+    limits = CircuitBreakersThresholds(
+        max_requests=policy.circuit_breaker.max_requests,
+        max_pending_requests=policy.circuit_breaker.max_pending_requests,
+        retry_budget=CircuitBreakersThresholdsRetryBudget(budget_percent=Percent(value=policy.retries.budget_percent)),
+    )
+    return CircuitBreakers(thresholds=[limits])
+
+
+def _ejection(ejection: policy_pb2.Ejection) -> OutlierDetection:
+    """Only what Envoy itself saw fail counts: gRPC statuses map to HTTP, and an honest UNAVAILABLE must not eject."""
+    return OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=ejection.consecutive_failures,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        enforcing_consecutive_5xx=0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        enforcing_failure_percentage=0,
+        enforcing_failure_percentage_local_origin=0,
+        max_ejection_percent=100,
+        interval=ejection.interval.ToTimedelta(),
+        base_ejection_time=ejection.base_ejection_time.ToTimedelta(),
+        max_ejection_time=ejection.max_ejection_time.ToTimedelta(),
+        # An instance whose health check answers while its calls time out would be back at once.
+        successful_active_health_check_uneject_host=False,
+    )
+
+
+def _health_check(check: policy_pb2.HealthCheck) -> HealthCheck:
+    return HealthCheck(
+        interval=check.interval.ToTimedelta(),
+        timeout=check.timeout.ToTimedelta(),
+        unhealthy_threshold=check.unhealthy_threshold,
+        healthy_threshold=check.healthy_threshold,
+        # The default of 60 s would leave a service that nobody called yet unchecked for a minute.
+        no_traffic_interval=_NO_TRAFFIC_INTERVAL,
+        grpc_health_check=HealthCheckGrpcHealthCheck(),
+    )
+
+
+def _http2() -> dict[str, Any]:
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(
+            HttpProtocolOptions(
+                explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                    http2_protocol_options=Http2ProtocolOptions()
+                )
+            )
+        )
+    }

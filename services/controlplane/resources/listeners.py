@@ -1,0 +1,128 @@
+"""The two ways into Envoy: the edge for the world, the mesh for the services beside it."""
+
+from collections.abc import Sequence
+
+import betterproto2
+from envoy_data_plane.envoy.config.core.v3 import (
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    TrafficDirection,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors
+from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
+    GrpcJsonTranscoder,
+    GrpcJsonTranscoderPrintOptions,
+    GrpcJsonTranscoderRequestValidationOptions,
+)
+from envoy_data_plane.envoy.extensions.filters.http.grpc_web.v3 import GrpcWeb
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerTracing,
+    HttpFilter,
+    Rds,
+)
+from envoy_data_plane.envoy.type.v3 import Percent
+
+from services.controlplane.contract import Contract
+from services.controlplane.resources.access import JWT_AUTHN, RBAC, jwt_filter, rbac_filter
+from services.controlplane.resources.clusters import ADS, JWKS, OTLP
+from services.controlplane.resources.encoding import NEVER, address, packed
+from services.controlplane.resources.replies import access_logs, local_replies
+from services.controlplane.resources.routes import CORS, EDGE, MESH
+from services.controlplane.resources.surroundings import HostPort, Surroundings
+from services.controlplane.snapshot import Kind, Resource
+
+
+def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
+    """gRPC, gRPC-web and REST.
+
+    The transcoder stands before tokens and roles, so that one set of rules on gRPC paths covers all three.
+    """
+    filters = [
+        _filter(CORS, Cors()),
+        _filter("envoy.filters.http.grpc_web", GrpcWeb()),
+        _filter("envoy.filters.http.grpc_json_transcoder", _transcoder(contract)),
+        _filter(JWT_AUTHN, jwt_filter(surroundings)),
+        _filter(RBAC, rbac_filter()),
+        _filter("envoy.filters.http.router", Router()),
+    ]
+    manager = _manager(EDGE, filters)
+    manager.local_reply_config = local_replies()
+    # Callers are who they connect from, whatever their headers say.
+    manager.use_remote_address = True
+    manager.normalize_path = True
+    return _listener(EDGE, surroundings.edge, manager, TrafficDirection.INBOUND, [JWKS, OTLP])
+
+
+def mesh_listener(surroundings: Surroundings) -> Resource:
+    """Between services; who may call what is checked by the service that is called."""
+    manager = _manager(MESH, [_filter("envoy.filters.http.router", Router())])
+    return _listener(MESH, surroundings.mesh, manager, TrafficDirection.OUTBOUND, [OTLP])
+
+
+def _manager(name: str, filters: list[HttpFilter]) -> HttpConnectionManager:
+    return HttpConnectionManager(
+        stat_prefix=name,
+        rds=Rds(config_source=ADS, route_config_name=name),
+        http_filters=filters,
+        access_log=access_logs(name),
+        tracing=_tracing(),
+        # Routes decide; the default of 5 min would cut quiet streams.
+        stream_idle_timeout=NEVER,
+    )
+
+
+def _tracing() -> HttpConnectionManagerTracing:
+    """Makes or continues a W3C trace context. Routes say how many traces are kept; what has no route is not kept."""
+    exporter = GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=OTLP))
+    return HttpConnectionManagerTracing(
+        client_sampling=Percent(value=0),
+        random_sampling=Percent(value=0),
+        provider=TracingHttp(
+            name="envoy.tracers.opentelemetry",
+            typed_config=packed(OpenTelemetryConfig(service_name="envoy", grpc_service=exporter)),
+        ),
+    )
+
+
+def _transcoder(contract: Contract) -> GrpcJsonTranscoder:
+    return GrpcJsonTranscoder(
+        proto_descriptor_bin=contract.descriptors,
+        services=[
+            service
+            for service in contract.grpc_services
+            if any(rpc.http_patterns for rpc in contract.rpcs if rpc.grpc_service == service)
+        ],
+        # lowerCamelCase as protobuf's JSON has it; both spellings are read. Zeros are printed: a stock of 0 is news.
+        print_options=GrpcJsonTranscoderPrintOptions(always_print_primitive_fields=True),
+        # A refusal of a service becomes {code, message, details}.
+        convert_grpc_status=True,
+        query_param_unescape_plus=True,
+        request_validation_options=GrpcJsonTranscoderRequestValidationOptions(
+            reject_unknown_method=True, reject_unknown_query_parameters=True
+        ),
+    )
+
+
+def _listener(
+    name: str,
+    at: HostPort,
+    manager: HttpConnectionManager,
+    direction: TrafficDirection,
+    clusters: Sequence[str],
+) -> Resource:
+    chain = FilterChain(
+        filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=packed(manager))]
+    )
+    listener = Listener(
+        name=name, address=address(at.host, at.port), filter_chains=[chain], traffic_direction=direction
+    )
+    needs = frozenset({(Kind.ROUTES, name), *((Kind.CLUSTER, cluster) for cluster in clusters)})
+    return Resource(Kind.LISTENER, name, bytes(listener), needs)
+
+
+def _filter(name: str, config: betterproto2.Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=packed(config))

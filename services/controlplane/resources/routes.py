@@ -1,0 +1,181 @@
+"""Routes: one per rpc, with what may be tried again, who may call, and how many traces are kept."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.route.v3 import (
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryHostPredicate,
+    Route,
+    RouteAction,
+    RouteActionMaxStreamDuration,
+    RouteConfiguration,
+    RouteMatch,
+    Tracing,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
+from envoy_data_plane.google.protobuf import Any
+from mesh.v1 import policy_pb2
+
+from services.controlplane.contract import Contract, Rpc
+from services.controlplane.model import Seen
+from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
+from services.controlplane.resources.clusters import CONTROL_PLANE
+from services.controlplane.resources.encoding import NEVER, packed
+from services.controlplane.snapshot import Kind, Resource
+
+EDGE = "edge"
+MESH = "mesh"
+CORS = "envoy.filters.http.cors"
+
+ANSWERED_HERE = (
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+"""What the control plane answers for all services together."""
+
+# The request may have been carried out: for idempotent rpcs only. A per-try timeout counts as a reset.
+_AFTER_ANY_BREAK = "reset,connect-failure,refused-stream"
+# The request surely was not carried out.
+_BEFORE_ANYTHING_RAN = "connect-failure,refused-stream"
+_BACK_OFF = RetryPolicyRetryBackOff(base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250))
+
+
+def edge_routes(contract: Contract, seen: Seen) -> Resource:
+    """The way in: exact gRPC paths only. REST paths have become those when a call is routed."""
+    rpcs = [rpc for rpc in contract.rpcs if rpc.at_edge]
+    routes = [
+        Route(
+            name=rpc.path,
+            match=RouteMatch(path=rpc.path),
+            route=_to(rpc.service, _retries(rpc, seen.policies[rpc.service].retries, EDGE)),
+            typed_per_filter_config=for_anybody() if rpc.public else for_roles(rpc.roles),
+            tracing=_tracing(seen.sampling[rpc.service]),
+        )
+        for rpc in rpcs
+    ]
+    routes += [
+        Route(
+            name=path,
+            match=RouteMatch(path=path),
+            route=_to(CONTROL_PLANE, None),
+            typed_per_filter_config=for_anybody(),
+        )
+        for path in ANSWERED_HERE
+    ]
+    routes += [_rest(rpc, pattern, seen.sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
+    host = VirtualHost(name=EDGE, domains=["*"], routes=routes, typed_per_filter_config=_cors())
+    needs = frozenset((Kind.CLUSTER, rpc.service) for rpc in rpcs)
+    return Resource(Kind.ROUTES, EDGE, bytes(RouteConfiguration(name=EDGE, virtual_hosts=[host])), needs)
+
+
+def mesh_routes(contract: Contract, seen: Seen) -> Resource:
+    """Between services: the authority is the name of a service."""
+    hosts = [
+        VirtualHost(name=service, domains=[service], routes=_mesh_routes(contract.of(service), service, seen))
+        for service in contract.services
+    ]
+    table = RouteConfiguration(name=MESH, virtual_hosts=hosts, ignore_port_in_host_matching=True)
+    return Resource(
+        Kind.ROUTES, MESH, bytes(table), frozenset((Kind.CLUSTER, service) for service in contract.services)
+    )
+
+
+def _mesh_routes(rpcs: Sequence[Rpc], service: str, seen: Seen) -> list[Route]:
+    retries, tracing = seen.policies[service].retries, _tracing(seen.sampling[service])
+    exact = [
+        Route(
+            name=rpc.path,
+            match=RouteMatch(path=rpc.path),
+            route=_to(service, _retries(rpc, retries, MESH)),
+            tracing=tracing,
+        )
+        for rpc in rpcs
+    ]
+    # Health, reflection, and rpcs that are newer than this control plane.
+    other = Route(
+        name=f"{service}/",
+        match=RouteMatch(prefix="/"),
+        route=_to(service, _retry(_BEFORE_ANYTHING_RAN, retries.mesh)),
+        tracing=tracing,
+    )
+    return [*exact, other]
+
+
+def _to(cluster: str, retry_policy: RetryPolicy | None) -> RouteAction:
+    """No time limit but the caller's own: Envoy's default of 15 s would cut streams and look like an outage."""
+    return RouteAction(
+        cluster=cluster,
+        timeout=NEVER,
+        idle_timeout=NEVER,
+        max_stream_duration=RouteActionMaxStreamDuration(grpc_timeout_header_max=NEVER),
+        retry_policy=retry_policy,
+    )
+
+
+def _rest(rpc: Rpc, pattern: str, sampling_percent: float) -> Route:
+    """A REST path before it is transcoded: here traces are sampled and preflights answered, and no call passes."""
+    return Route(
+        name=f"{rpc.path} REST",
+        match=RouteMatch(safe_regex=RegexMatcher(regex=pattern)),
+        route=RouteAction(cluster=rpc.service),
+        typed_per_filter_config=for_nobody(),
+        tracing=_tracing(sampling_percent),
+    )
+
+
+def _retries(rpc: Rpc, retries: policy_pb2.Retries, listener: str) -> RetryPolicy:
+    """Never on a gRPC status: a refusal is the caller's."""
+    times = retries.edge if listener == EDGE else retries.mesh
+    if rpc.idempotent and not rpc.streaming:
+        return _retry(_AFTER_ANY_BREAK, times, retries.per_try_timeout.ToTimedelta())
+    return _retry(_BEFORE_ANYTHING_RAN, times)
+
+
+def _retry(conditions: str, times: int, per_try_timeout: timedelta | None = None) -> RetryPolicy:
+    return RetryPolicy(
+        retry_on=conditions,
+        num_retries=times,
+        per_try_timeout=per_try_timeout,
+        retry_back_off=_BACK_OFF,
+        # Another instance, if there is one.
+        retry_host_predicate=[
+            RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=packed(PreviousHostsPredicate())
+            )
+        ],
+        host_selection_retry_max_attempts=3,
+    )
+
+
+def _tracing(percent: float) -> Tracing:
+    """The share of new traces that is kept; a call that brings a trace context keeps the decision of that one."""
+    return Tracing(
+        client_sampling=FractionalPercent(numerator=0),
+        random_sampling=FractionalPercent(
+            numerator=round(percent * 10_000), denominator=FractionalPercentDenominatorType.MILLION
+        ),
+    )
+
+
+def _cors() -> dict[str, Any]:
+    """Any page may call: its script sends the token, never the browser on its own."""
+    return {
+        CORS: packed(
+            CorsPolicy(
+                allow_origin_string_match=[StringMatcher(safe_regex=RegexMatcher(regex=".*"))],
+                allow_methods="GET, POST, PUT, PATCH, DELETE, OPTIONS",
+                allow_headers="authorization, content-type, grpc-timeout, traceparent, tracestate, x-grpc-web, "
+                "x-user-agent",
+                expose_headers="grpc-status, grpc-message, grpc-status-details-bin",
+                max_age="86400",
+            )
+        )
+    }

@@ -1,0 +1,122 @@
+"""What etcd says: who runs where, and how calls are to be carried. The only part that knows etcd."""
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+
+import structlog
+from mesh.v1 import policy_pb2, registry_pb2
+
+from services.chassis.etcd import Change, Etcd, Snapshot
+from services.controlplane.model import Endpoint, Name, Seen, State
+from services.controlplane.seeds import BadDocument, Seeds, parsed
+
+_log = structlog.get_logger()
+
+
+class Documents[T]:
+    """The keys below one prefix, parsed. A bad document is refused, and the last good one under its key stays."""
+
+    def __init__(self, prefix: str, parse: Callable[[str, bytes], T]) -> None:
+        self.prefix = prefix
+        self.by_name: dict[str, T] = {}
+        self.listed = False
+        self._parse = parse
+
+    def take(self, event: Snapshot | Change) -> None:
+        """Applies what the watch told."""
+        match event:
+            case Snapshot():
+                before, self.by_name = self.by_name, {}
+                for key, entry in event.entries.items():
+                    self._put(key, entry.value, before)
+                self.listed = True
+            case Change(value=None):
+                self.by_name.pop(event.key.removeprefix(self.prefix), None)
+            case Change(value=bytes() as value):
+                self._put(event.key, value, self.by_name)
+
+    def _put(self, key: str, value: bytes, before: dict[str, T]) -> None:
+        name = key.removeprefix(self.prefix)
+        try:
+            self.by_name[name] = self._parse(name, value)
+        except BadDocument as error:
+            _log.error("document refused", key=key, error=str(error), kept=name in before)
+            if name in before:
+                self.by_name[name] = before[name]
+
+
+class Source:
+    """The watched part of etcd, for the services of the contracts; what is kept for others is ignored."""
+
+    def __init__(self, etcd: Etcd, prefix: str, services: Iterable[str], seeds: Seeds) -> None:
+        self._etcd = etcd
+        self._services = frozenset(services)
+        self._seeds = seeds
+        self._endpoints = Documents(f"{prefix}endpoints/", endpoint)
+        self._policies = Documents(f"{prefix}policy/", self._policy)
+        self._sampling = Documents(f"{prefix}config/", self._sampling_percent)
+
+    async def follow(self, see: Callable[[Seen], None]) -> None:
+        """Shows what etcd says, whenever it says something new; the first time when all of it has been listed.
+
+        Every single change is shown: nobody misses an instance that drains and leaves in one breath. Never ends.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(self._endpoints, see))
+            group.create_task(self._watch(self._policies, see))
+            group.create_task(self._watch(self._sampling, see))
+
+    @property
+    def seen(self) -> Seen:
+        """All of it, with the seeds where nothing else is said."""
+        names = {name: Name(*name.split("/", 1)) for name in self._endpoints.by_name}
+        return Seen(
+            {
+                names[name]: endpoint
+                for name, endpoint in self._endpoints.by_name.items()
+                if names[name].service in self._services
+            },
+            {service: self._policies.by_name.get(service, self._seeds.policies[service]) for service in self._services},
+            {
+                service: self._sampling.by_name.get(service, self._seeds.sampling_percent(service))
+                for service in self._services
+            },
+        )
+
+    async def _watch[T](self, documents: Documents[T], see: Callable[[Seen], None]) -> None:
+        async with aclosing(self._etcd.watch_prefix(documents.prefix)) as watch:
+            async for event in watch:
+                documents.take(event)
+                if self._endpoints.listed and self._policies.listed and self._sampling.listed:
+                    see(self.seen)
+
+    def _policy(self, service: str, document: bytes) -> policy_pb2.Policy:
+        return self._seeds.policy(self._known(service), document)
+
+    def _sampling_percent(self, service: str, document: bytes) -> float:
+        return self._seeds.sampling_percent(self._known(service), document)
+
+    def _known(self, service: str) -> str:
+        if service not in self._services:
+            raise BadDocument(f"there is no service {service!r}")
+        return service
+
+
+def endpoint(name: str, document: bytes) -> Endpoint:
+    """Envoy's endpoint discovery takes addresses, never host names."""
+    record = parsed(document, registry_pb2.Endpoint())
+    if "/" not in name:
+        raise BadDocument("the key has no instance")
+    try:
+        ipaddress.ip_address(record.address.rpartition(":")[0].strip("[]"))
+    except ValueError as error:
+        raise BadDocument(f"address: {error}") from error
+    draining = record.state == registry_pb2.Endpoint.STATE_DRAINING
+    return Endpoint(
+        record.address,
+        State.DRAINING if draining else State.READY,
+        record.version,
+        record.start_time.ToMicroseconds() / 1e6,
+    )

@@ -1,0 +1,131 @@
+"""Endpoints that vanish are held until it is certain that they are gone."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.controlplane.model import LEASE_TTL_S, Endpoint, Model, Name, Seen, State
+
+ONE, TWO = Name("product", "product"), Name("product", "product-2")
+OTHER = Name("order", "order")
+AT_ONE, AT_TWO = Endpoint("127.0.0.1:1001"), Endpoint("127.0.0.1:1002")
+DRAINING = Endpoint("127.0.0.1:1001", State.DRAINING)
+
+
+def told(*said: tuple[float, dict[Name, Endpoint]]) -> Model:
+    """A model that has seen these endpoints at these times."""
+    model = Model()
+    for at, endpoints in said:
+        model = model.see(Seen(endpoints), at)
+    return model
+
+
+def test_a_service_that_was_never_seen_has_no_endpoints() -> None:
+    model = told((0, {}))
+
+    assert model.of("product") == {}
+    assert not model.ready("product")
+
+
+def test_an_endpoint_that_drained_leaves_at_once() -> None:
+    model = told((0, {ONE: AT_ONE, TWO: AT_TWO}), (1, {ONE: DRAINING, TWO: AT_TWO}), (2, {TWO: AT_TWO}))
+
+    assert model.of("product") == {"product-2": AT_TWO}
+
+
+def test_a_draining_endpoint_is_not_ready() -> None:
+    assert not told((0, {ONE: DRAINING})).ready("product")
+
+
+def test_an_endpoint_that_vanished_is_held_until_its_service_was_registered_for_a_lease() -> None:
+    model = told((0, {ONE: AT_ONE, TWO: AT_TWO}), (5, {TWO: AT_TWO}))
+
+    assert model.next_change == 5 + LEASE_TTL_S
+    assert set(model.settled(5 + LEASE_TTL_S - 0.1).of("product")) == {"product", "product-2"}
+    assert set(model.settled(5 + LEASE_TTL_S).of("product")) == {"product-2"}
+
+
+def test_a_wiped_etcd_takes_nobody_away() -> None:
+    wiped = told((0, {ONE: AT_ONE, TWO: AT_TWO}), (100, {}))
+
+    assert wiped.next_change is None
+    assert set(wiped.settled(1e6).of("product")) == {"product", "product-2"}
+
+
+def test_after_a_wipe_the_lease_counts_from_the_first_registration() -> None:
+    back = told((0, {ONE: AT_ONE, TWO: AT_TWO}), (100, {}), (500, {ONE: AT_ONE}))
+
+    assert set(back.settled(500 + LEASE_TTL_S - 0.1).of("product")) == {"product", "product-2"}
+    assert set(back.settled(500 + LEASE_TTL_S).of("product")) == {"product"}
+
+
+def test_another_service_says_nothing_about_this_one() -> None:
+    model = told((0, {ONE: AT_ONE, OTHER: AT_TWO}), (5, {OTHER: AT_TWO}))
+
+    assert model.settled(1e6).of("product") == {"product": AT_ONE}
+
+
+def test_a_record_that_takes_the_address_ends_the_hold() -> None:
+    model = told((0, {ONE: AT_ONE}), (5, {TWO: AT_ONE}))
+
+    assert model.of("product") == {"product-2": AT_ONE}
+
+
+def test_an_instance_that_comes_back_elsewhere_has_one_address() -> None:
+    model = told((0, {ONE: AT_ONE}), (5, {ONE: AT_TWO}))
+
+    assert model.of("product") == {"product": AT_TWO}
+
+
+def test_of_two_records_with_one_address_the_later_start_is_believed() -> None:
+    before, after = Endpoint("127.0.0.1:1001", start_time=1), Endpoint("127.0.0.1:1001", start_time=2)
+    model = told((0, {ONE: after, TWO: before}))
+
+    assert model.of("product") == {"product": after}
+
+
+def test_a_restart_holds_what_was_known_until_etcd_has_told() -> None:
+    before = told((0, {ONE: AT_ONE, TWO: Endpoint("127.0.0.1:1003", State.DRAINING)}))
+
+    restored = Model.restored(before.remembered, 1000)
+
+    assert restored.settled(1e6).of("product") == {"product": AT_ONE}
+    seen = restored.see(Seen({TWO: AT_TWO}), 1001)
+    assert set(seen.of("product")) == {"product", "product-2"}
+    assert set(seen.settled(1001 + LEASE_TTL_S).of("product")) == {"product-2"}
+
+
+RECORDS = st.dictionaries(
+    st.sampled_from([ONE, TWO, OTHER]),
+    st.builds(
+        Endpoint,
+        st.sampled_from(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]),
+        st.sampled_from(State),
+        start_time=st.integers(0, 3).map(float),
+    ),
+)
+
+
+@given(st.lists(RECORDS, max_size=8))
+def test_whatever_happens_addresses_are_unique_and_what_is_registered_is_served(
+    history: Sequence[dict[Name, Endpoint]],
+) -> None:
+    model = told(*((float(at * 4), endpoints) for at, endpoints in enumerate(history)))
+
+    served = model.endpoints
+    addresses = [endpoint.address for endpoint in served.values()]
+    assert len(addresses) == len(set(addresses))
+    now = history[-1] if history else {}
+    assert {endpoint.address for endpoint in now.values()} <= set(addresses)
+    assert all(name in now or endpoint.state is State.READY for name, endpoint in served.items())
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=8))
+def test_a_ready_service_stays_ready_whatever_etcd_forgets(history: Sequence[dict[Name, Endpoint]]) -> None:
+    model = told(*((float(at), endpoints) for at, endpoints in enumerate(history)))
+
+    forgotten = model.see(Seen(), 1000)
+
+    for service in ("product", "order"):
+        assert forgotten.ready(service) == model.ready(service)
