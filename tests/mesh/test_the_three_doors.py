@@ -1,0 +1,244 @@
+"""gRPC, gRPC-web and REST lead to the same rpcs; reflection and health answer for all services."""
+
+import asyncio
+import base64
+import json
+import subprocess
+from collections.abc import AsyncIterator
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from shop.product.v1 import product_pb2, product_pb2_grpc
+
+from tests.mesh.calls import HealthWatch, call, converse, health
+from tests.mesh.test_who_gets_in import bearer, keys_are_known
+from tests.support.mesh import Mesh
+from tests.support.refused import Refused, outcome
+from tests.support.servers import BIN
+from tests.support.waiting import eventually
+
+LINES = [{"product": "products/mug", "quantity": 2}]
+
+
+@pytest.fixture
+async def web(mesh: Mesh) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://{mesh.envoy.edge}", trust_env=False) as client:
+        yield client
+
+
+async def buf_curl(*words: str) -> str:
+    """What it prints."""
+    process = await asyncio.create_subprocess_exec(
+        BIN / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", *words, stdout=subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0
+    return printed.decode()
+
+
+def frame(message: bytes) -> bytes:
+    """One message of gRPC-web's body."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+# --- REST
+
+
+async def test_rest_fills_the_request_from_path_and_query(web: httpx.AsyncClient) -> None:
+    got = (await web.get("/v1/products/mug")).json()
+    listed = await web.get("/v1/products", params={"page_size": 3, "pageToken": "x"})
+
+    assert got["product"]["name"] == "products/mug"
+    assert listed.status_code == 200
+
+
+@pytest.mark.parametrize("request_id", ["request_id", "requestId"])
+async def test_rest_reads_both_spellings_and_writes_camel_case_and_names_of_states(
+    mesh: Mesh, edge: grpc.aio.Channel, web: httpx.AsyncClient, request_id: str
+) -> None:
+    await keys_are_known(mesh, edge)
+    sent = dict(bearer(mesh.issuer.token("ann", ["customer"])))
+
+    placed = await web.post("/v1/orders", json={"order": {"lines": LINES}, request_id: "r1"}, headers=sent)
+
+    order = placed.json()["order"]
+    assert (order["state"], order["stateReason"]) == ("STATE_PLACED", "")
+    assert order["lines"][0]["quantity"] == 2
+
+
+REFUSED_BY_ENVOY = [
+    ("GET", "/v1/products?colour=red", 400, 3),
+    ("GET", "/v1/nothing", 404, 5),
+    ("DELETE", "/v1/products/mug", 404, 5),
+    ("POST", "/shop.product.v1.ProductService/GetProduct", 404, 5),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "code"), REFUSED_BY_ENVOY)
+async def test_what_envoy_refuses_has_the_shape_of_all_refusals(
+    web: httpx.AsyncClient, method: str, path: str, status: int, code: int
+) -> None:
+    refused = await web.request(method, path)
+
+    assert refused.status_code == status
+    assert refused.json() | {"message": ""} == {"code": code, "message": "", "details": []}
+    assert refused.json()["message"]
+
+
+async def test_a_refusal_keeps_its_details_over_rest(web: httpx.AsyncClient) -> None:
+    refused = await web.get("/v1/products/mug", headers={"x-abort": "FAILED_PRECONDITION"})
+
+    assert refused.status_code == 400
+    assert refused.json() == {
+        "code": 9,
+        "message": "as asked",
+        "details": [
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "AS_ASKED",
+                "domain": "shop",
+                "metadata": {"by": "echo"},
+            }
+        ],
+    }
+
+
+async def test_a_service_without_instances_is_an_outage_over_every_door(
+    mesh: Mesh, edge: grpc.aio.Channel, web: httpx.AsyncClient
+) -> None:
+    await keys_are_known(mesh, edge)
+    sent = bearer(mesh.issuer.token("ann", ["customer"]))
+
+    rest = await web.get("/v1/notifications", headers=dict(sent))
+    listed = call(edge, "/shop.notification.v1.NotificationService/ListNotifications", metadata=sent)
+
+    assert (rest.status_code, rest.json()["code"]) == (503, grpc.StatusCode.UNAVAILABLE.value[0])
+    assert (await outcome(listed)).code is grpc.StatusCode.UNAVAILABLE
+
+
+# --- gRPC and gRPC-web
+
+
+async def test_a_refusal_keeps_its_reason_over_grpc(edge: grpc.aio.Channel) -> None:
+    got = product_pb2_grpc.ProductServiceStub(edge).GetProduct(
+        product_pb2.GetProductRequest(name="products/mug"), metadata=[("x-abort", "NOT_FOUND")]
+    )
+
+    assert await outcome(got) == Refused(grpc.StatusCode.NOT_FOUND, "AS_ASKED", {"by": "echo"})
+
+
+async def test_an_unknown_path_is_unimplemented(edge: grpc.aio.Channel) -> None:
+    for path in ("/shop.product.v1.ProductService/Unheard", "/unheard.Of/It"):
+        assert (await outcome(call(edge, path))).code is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_grpc_web_gets_message_and_trailers_in_the_body(web: httpx.AsyncClient) -> None:
+    request = product_pb2.GetProductRequest(name="products/mug").SerializeToString()
+
+    answer = await web.post(
+        "/shop.product.v1.ProductService/GetProduct",
+        content=frame(request),
+        headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": "http://shop.example"},
+    )
+
+    length = int.from_bytes(answer.content[1:5], "big")
+    got = product_pb2.GetProductResponse.FromString(answer.content[5 : 5 + length])
+    assert got.product.name == "products/mug"
+    assert b"grpc-status:0" in answer.content[5 + length :].replace(b" ", b"")
+    assert "grpc-status-details-bin" in answer.headers["access-control-expose-headers"]
+
+
+async def test_grpc_web_hears_envoys_own_refusals_as_grpc_status(web: httpx.AsyncClient) -> None:
+    refused = await web.post(
+        "/shop.order.v1.OrderService/ListOrders",
+        content=base64.b64encode(frame(b"")),
+        headers={"content-type": "application/grpc-web-text", "x-grpc-web": "1"},
+    )
+
+    assert refused.headers["grpc-status"] == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
+    assert refused.headers["grpc-message"] == "Jwt is missing"
+
+
+@pytest.mark.parametrize("path", ["/shop.order.v1.OrderService/PlaceOrder", "/v1/orders"])
+async def test_a_browser_may_ask_first(web: httpx.AsyncClient, path: str) -> None:
+    allowed = await web.options(
+        path,
+        headers={
+            "origin": "http://shop.example",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type,x-grpc-web",
+        },
+    )
+
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "http://shop.example"
+    assert {"authorization", "content-type", "x-grpc-web"} <= set(
+        allowed.headers["access-control-allow-headers"].replace(" ", "").split(",")
+    )
+
+
+# --- reflection and health
+
+
+async def test_reflection_describes_all_services(mesh: Mesh) -> None:
+    url = f"http://{mesh.envoy.edge}"
+
+    listed = await buf_curl("--list-services", url)
+    got = await buf_curl("-d", '{"name": "products/mug"}', f"{url}/shop.product.v1.ProductService/GetProduct")
+
+    assert {
+        "grpc.health.v1.Health",
+        "shop.inventory.v1.InventoryService",
+        "shop.notification.v1.NotificationService",
+        "shop.order.v1.OrderService",
+        "shop.product.v1.ProductService",
+    } <= set(listed.split())
+    assert json.loads(got)["product"]["name"] == "products/mug"
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_is_there_in_both_versions(edge: grpc.aio.Channel, version: str) -> None:
+    async def list_services() -> AsyncIterator[bytes]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString()
+
+    answers = converse(edge, f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo", list_services())
+
+    assert b"shop.order.v1.OrderService" in await anext(aiter(answers))
+
+
+STATUS = [
+    ("", health_pb2.HealthCheckResponse.SERVING),
+    ("product", health_pb2.HealthCheckResponse.SERVING),
+    ("shop.product.v1.ProductService", health_pb2.HealthCheckResponse.SERVING),
+    ("notification", health_pb2.HealthCheckResponse.NOT_SERVING),
+]
+
+
+@pytest.mark.parametrize(("service", "status"), STATUS)
+async def test_health_is_told_by_the_name_of_a_service(edge: grpc.aio.Channel, service: str, status: int) -> None:
+    async def look() -> bool:
+        return await health(edge, service) == status
+
+    await eventually(look, f"{service or 'the edge'} has status {status}")
+
+
+async def test_health_of_an_unknown_service_is_not_found(edge: grpc.aio.Channel) -> None:
+    refused = await outcome(health(edge, "unheard"))
+    watch = HealthWatch(edge, "unheard")
+
+    assert refused.code is grpc.StatusCode.NOT_FOUND
+    assert await watch.next() == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.end()
+
+
+async def test_a_watcher_of_health_hears_of_changes(mesh: Mesh, edge: grpc.aio.Channel) -> None:
+    watch = HealthWatch(edge, "notification")
+
+    assert await watch.next() == health_pb2.HealthCheckResponse.NOT_SERVING
+    async with mesh.instances("watched", of=["notification"]):
+        assert await watch.next() == health_pb2.HealthCheckResponse.SERVING
+    assert await watch.next() == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.end()

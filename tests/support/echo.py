@@ -1,0 +1,103 @@
+"""Services that answer every rpc with an empty message and tell what they heard; registered as real ones are.
+
+`python -m tests.support.echo NAME product order` serves both, as instance NAME, a port each.
+
+What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-abort: UNAVAILABLE`.
+Headers of the answer: `x-instance`, and what was heard, as `x-heard-authorization`, `x-heard-traceparent`.
+GetProduct and PlaceOrder return the product that was named and the order that was sent.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from mesh.v1 import registry_pb2
+from shop.order.v1 import order_pb2
+from shop.product.v1 import product_pb2
+
+from services.chassis.etcd import Etcd
+from services.chassis.registry import Registration
+
+HEARD = ("authorization", "traceparent", "x-envoy-attempt-count")
+AFTER_DRAINING_S = 0.2
+GRACE_S = 5.0
+
+type Context = grpc.aio.ServicerContext[bytes, bytes]  # evaluated by type checkers only
+
+
+class Echo(grpc.GenericRpcHandler):
+    """Takes every path but health's."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        if details.method.startswith("/grpc.health."):
+            return None
+
+        async def answer(request: bytes, context: Context) -> bytes:
+            metadata = dict(context.invocation_metadata() or ())
+            heard = [(f"x-heard-{name}", metadata[name]) for name in HEARD if name in metadata]
+            await context.send_initial_metadata([("x-instance", self._instance), *heard])
+            await asyncio.sleep(float(metadata.get("x-wait", 0)))
+            if "x-abort" in metadata:
+                await refuse(context, grpc.StatusCode[str(metadata["x-abort"])])
+            return _answer(details.method, request)
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+async def refuse(context: Context, code: grpc.StatusCode) -> None:
+    status = status_pb2.Status(code=code.value[0], message="as asked")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="AS_ASKED", domain="shop", metadata={"by": "echo"}))
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+def _answer(method: str, request: bytes) -> bytes:
+    match method.rpartition("/")[2]:
+        case "GetProduct":
+            name = product_pb2.GetProductRequest.FromString(request).name
+            return product_pb2.GetProductResponse(product=product_pb2.Product(name=name)).SerializeToString()
+        case "PlaceOrder":
+            order = order_pb2.PlaceOrderRequest.FromString(request).order
+            order.state = order_pb2.Order.STATE_PLACED
+            return order_pb2.PlaceOrderResponse(order=order).SerializeToString()
+    return b""
+
+
+async def serve(instance: str, services: Sequence[str]) -> None:
+    """Ready, then registered; on SIGTERM drained as DESIGN has it: DRAINING, 0.2 s, NOT_SERVING, stop, gone."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Echo(instance)])
+    checked = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checked, server)
+    await checked.set("", health_pb2.HealthCheckResponse.SERVING)
+    addresses = {service: f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for service in services}
+    await server.start()
+    etcd = Etcd(os.environ["SHOPMESH_ETCD"])
+    registrations = [
+        Registration(etcd, "/shop/", service, instance, registry_pb2.Endpoint(address=address))
+        for service, address in addresses.items()
+    ]
+    renewals = [asyncio.create_task(registration.run()) for registration in registrations]
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    await asked.wait()
+    await asyncio.gather(*(registration.drain() for registration in registrations))
+    await asyncio.sleep(AFTER_DRAINING_S)
+    await checked.enter_graceful_shutdown()
+    await server.stop(GRACE_S)
+    for renewal in renewals:
+        renewal.cancel()
+    await asyncio.gather(*(registration.leave() for registration in registrations))
+    await etcd.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1], sys.argv[2:]))

