@@ -64,6 +64,7 @@ class Bus:
         self._stream = self._client.jetstream(timeout=PUBLISH_S)
         self._closed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self._begun = False
         self._inboxes: set[asyncio.Queue[Msg | None]] = set()
         self.connections = 0
         """How often a connection came about: a reader who remembers another number has to look again."""
@@ -83,8 +84,9 @@ class Bus:
         if self._keeper:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        with suppress(nats.errors.Error, OSError):
-            await self._client.close()
+        if self._begun:  # nats-py cannot close what it never tried to connect
+            with suppress(nats.errors.Error, OSError):
+                await self._client.close()
 
     async def publish(
         self, subject: str, payload: bytes, headers: Mapping[str, str], timeout_s: float = PUBLISH_S
@@ -155,6 +157,7 @@ class Bus:
     async def _keep_connected(self, url: str, name: str) -> None:
         while True:
             self._closed.clear()
+            self._begun = True
             try:
                 await self._client.connect(
                     url,

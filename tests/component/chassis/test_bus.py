@@ -246,12 +246,14 @@ async def test_a_bus_can_be_made_before_nats_is_there(fragile: NatsServer, strea
     await bus.close()
 
 
-async def test_a_bus_can_be_closed_while_nats_is_away(fragile: NatsServer) -> None:
+@pytest.mark.parametrize("attempted", [False, True])
+async def test_a_bus_can_be_closed_while_nats_is_away(fragile: NatsServer, attempted: bool) -> None:
     fragile.stop()
     try:
         async with asyncio.timeout(10):
             bus = await Bus.connect(fragile.url, "test")
-            await asyncio.sleep(0)
+            if attempted:
+                await eventually(lambda: _true(bus._begun), "it tries to connect")
             await bus.close()
     finally:
         fragile.start()
