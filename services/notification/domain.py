@@ -1,0 +1,269 @@
+"""What customers are told about their orders, in which words, and what may happen to a mail on its way."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from uuid import UUID, uuid5
+
+from services.money import Money
+
+_DEAD_LETTERS = UUID("0f6f2b0e-6a0f-4c5e-9a6c-3f1d3f0f4b5d")
+
+# An address that goes into a header and an SMTP command as it is: nothing that would end or structure either.
+_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f@<>(),;:\"\\\[\]]{1,64}@[^\s\x00-\x1f\x7f@<>(),;:\"\\]{1,255}")
+
+
+class Kind(Enum):
+    """What a notification tells. There is one of each per order."""
+
+    ORDER_PLACED = "ORDER_PLACED"
+    ORDER_REJECTED = "ORDER_REJECTED"
+
+
+class State(Enum):
+    """Where a notification is on its way; SENT, SUPERSEDED and FAILED are final."""
+
+    READY = "READY"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    SUPERSEDED = "SUPERSEDED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """So many pieces of one product, named and priced as on the day of purchase."""
+
+    display_name: str
+    quantity: int
+    unit_price: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as it came, readable or not."""
+
+    type: str
+    id: str
+    headers: Mapping[str, str]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What an event says about an order. `version` is the order's: the higher, the newer.
+
+    Raises ValueError for a recipient whom no mail can be sent to.
+    """
+
+    event: Event
+    kind: Kind
+    order_id: UUID
+    version: int
+    customer: str
+    recipient: str
+    placed_at: datetime
+    lines: tuple[Line, ...]
+    total: Money
+    reason: str = ""
+    """Why the order was rejected, as a code such as OUT_OF_STOCK."""
+    traceparent: str | None = None
+    """Of where it was heard (W3C trace context): sending continues from there."""
+
+    def __post_init__(self) -> None:
+        if not _ADDRESS.fullmatch(self.recipient):
+            raise ValueError(f"recipient is no address: {self.recipient!r}")
+
+    @property
+    def notification_id(self) -> UUID:
+        """One per order and kind, for ever."""
+        return uuid5(self.order_id, self.kind.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """An event that never will be understood, and why."""
+
+    event: Event
+    reason: str
+
+    @property
+    def dead_letter_id(self) -> UUID:
+        """The same for each delivery of the event."""
+        return uuid5(uuid5(_DEAD_LETTERS, self.event.id), self.event.payload.hex())
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What a customer reads."""
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One mail about one order, as its customer sees it."""
+
+    id: UUID
+    order_id: UUID
+    kind: Kind
+    customer: str
+    recipient: str
+    subject: str
+    state: State
+    create_time: datetime
+    send_time: datetime | None
+
+
+class Unkeepable(Exception):
+    """The table of notifications will never take this."""
+
+
+# --- Sending: what came of it, and what follows ---
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to send one notification, claimed for a while."""
+
+    notification_id: UUID
+    order_id: UUID
+    kind: Kind
+    recipient: str
+    letter: Letter
+    create_time: datetime
+    number: int
+    """1 for the first; tells this claim from later ones of the same notification."""
+    tried_for: timedelta
+    """Since the first attempt."""
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The mail server has taken it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Not now."""
+
+    error: str
+    in_doubt: bool = False
+    """The conversation ended after the text was sent and before the answer came: it may have been taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Never."""
+
+    error: str
+
+
+type Outcome = Accepted | Postponed | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of an attempt's notification."""
+
+    attempt: Attempt
+    state: State
+    pause: timedelta = timedelta()
+    """Until the next attempt, when READY."""
+    error: str | None = None
+    in_doubt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long, and how often, a mail is tried."""
+
+    first_pause: timedelta
+    longest_pause: timedelta
+    give_up_after: timedelta
+
+    def pause(self, attempt: int, jitter: float) -> timedelta:
+        """After this attempt. It doubles with each; `jitter`, from 0 to 1, takes up to half of it away."""
+        # 64 doublings of the shortest pause are far beyond the longest: no float overflows.
+        grown_s = self.first_pause.total_seconds() * 2.0 ** min(attempt - 1, 64)
+        return timedelta(seconds=min(grown_s, self.longest_pause.total_seconds()) * (1 - jitter / 2))
+
+
+def judge(attempt: Attempt, outcome: Outcome, patience: Patience, jitter: float) -> Verdict:
+    """What follows from an outcome."""
+    match outcome:
+        case Accepted():
+            return Verdict(attempt, State.SENT)
+        case Refused(error):
+            return Verdict(attempt, State.FAILED, error=error)
+        case Postponed(error, in_doubt) if attempt.tried_for >= patience.give_up_after:
+            return Verdict(attempt, State.FAILED, error=f"given up: {error}", in_doubt=in_doubt)
+        case Postponed(error, in_doubt):
+            return Verdict(attempt, State.READY, patience.pause(attempt.number, jitter), error, in_doubt)
+
+
+# --- Words ---
+
+_SUBJECTS = {
+    Kind.ORDER_PLACED: "Your order {order} has been placed",
+    Kind.ORDER_REJECTED: "Your order {order} could not be kept",
+}
+
+_OPENINGS = {
+    Kind.ORDER_PLACED: "thank you for your order. We have received it and set everything aside for you.",
+    Kind.ORDER_REJECTED: "we are sorry: we cannot keep the order that you placed with us, and have closed it.",
+}
+
+_WHY = {
+    "OUT_OF_STOCK": "Why: something you ordered was sold out before we could set it aside for you.",
+    "INVENTORY_UNAVAILABLE": "Why: our warehouse could not be reached in time to set the goods aside for you.",
+}
+_WHY_ELSE = "Why: we could not set the goods aside for you."
+
+_NEXT = {
+    Kind.ORDER_PLACED: (
+        "What happens next: we pack your order; there is nothing for you to do.\n"
+        "Should anything go wrong, we write to you at this address."
+    ),
+    Kind.ORDER_REJECTED: "What happens next: nothing is sent and nothing is owed. You are welcome to order again.",
+}
+
+
+def letter(news: News) -> Letter:
+    """The mail about `news`. Names from outside cannot break out of their line."""
+    paragraphs = [
+        "Hello,",
+        _OPENINGS[news.kind],
+        f"Order number: {news.order_id}\nPlaced: {_day(news.placed_at)}",
+        "\n".join(f"  {_one_line(line.display_name)}\n    {_sum(line)}" for line in news.lines),
+        f"Total: {news.total}",
+    ]
+    if news.kind is Kind.ORDER_REJECTED:
+        paragraphs.append(_WHY.get(news.reason, _WHY_ELSE))
+    paragraphs += [_NEXT[news.kind], "Your shop"]
+    return Letter(_SUBJECTS[news.kind].format(order=news.order_id), "\n\n".join(paragraphs) + "\n")
+
+
+def _sum(line: Line) -> str:
+    return f"{line.quantity} x {line.unit_price} = {line.unit_price * line.quantity}"
+
+
+def _day(time: datetime) -> str:
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, control characters, and marks that turn the direction of writing for what follows."""
+    shown = (" " if _breaks_out(character) else character for character in text)
+    return " ".join("".join(shown).split())
+
+
+def _breaks_out(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(character) in {
+        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
+    }  # fmt: skip

@@ -1,0 +1,64 @@
+"""What the notification service needs from outside, in its own words."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from services.notification.domain import Attempt, Garbled, Letter, News, Notification, Outcome, Verdict
+
+type Place = tuple[datetime, UUID]
+"""Where a page ends: creation time and id of its last notification."""
+
+
+class Inbox(Protocol):
+    """Where news arrives. Whatever comes twice is kept once."""
+
+    async def keep(self, letters: Sequence[tuple[News, Letter]]) -> None:
+        """Keeps all, or none, READY to be sent. One per (order, kind): a repeat changes nothing.
+
+        Raises Unkeepable when one of them is at fault, DatabaseUnavailable when none is.
+        """
+        ...
+
+    async def bury(self, garbled: Sequence[Garbled]) -> None:
+        """Keeps what cannot be understood as dead letters, for people to look at."""
+        ...
+
+
+class Outgoing(Protocol):
+    """What is to be sent. Any number of senders may work on it at once."""
+
+    async def claim(self, most: int, lease: timedelta) -> Sequence[Attempt]:
+        """Takes up to `most` that are due and makes them SENDING; nobody else takes them before `lease` is over.
+
+        Per order one at a time, the oldest first. One that waits while a newer one of its order is SENDING or SENT
+        becomes SUPERSEDED instead. One whose earlier lease is over counts a possible duplicate.
+        """
+        ...
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Writes what became of them, but for those that somebody else has claimed meanwhile.
+
+        FAILED leaves a dead letter beside it; `in_doubt` counts a possible duplicate.
+        """
+        ...
+
+
+class History(Protocol):
+    """What customers were told."""
+
+    async def page(self, customer: str, most: int, after: Place | None) -> Sequence[Notification]:
+        """The customer's notifications, the newest first, from behind `after`."""
+        ...
+
+
+class MailServer(Protocol):
+    """What takes mails."""
+
+    async def send(self, attempt: Attempt, until: float) -> Outcome:
+        """Says what came of it, soon after `until` (the loop's time) at the latest.
+
+        Every attempt of one notification has the same Message-ID.
+        """
+        ...

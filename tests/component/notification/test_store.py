@@ -1,0 +1,357 @@
+"""Every implementation of the ports keeps the same promises; PostgreSQL keeps them under concurrency as well."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from services.chassis.database import Database, DatabaseUnavailable
+from services.notification.domain import Attempt, Garbled, News, State, Unkeepable, Verdict, letter
+from services.notification.ports import History, Inbox, Outgoing
+from services.notification.store import SqlNotifications
+from tests.support.notification import MemoryNotifications, event, placed, rejected
+from tests.support.postgres import Postgres
+
+NO_TIME, A_WHILE = timedelta(), timedelta(minutes=1)
+
+
+class Notifications(Inbox, Outgoing, History, Protocol):
+    pass
+
+
+@pytest.fixture(params=["memory", "sql"])
+async def notifications(request: pytest.FixtureRequest, postgres: Postgres) -> AsyncIterator[Notifications]:
+    if request.param == "memory":
+        yield MemoryNotifications()
+    else:
+        async with postgres.database("services.notification") as database:
+            yield SqlNotifications(database)
+
+
+@pytest.fixture
+async def database(postgres: Postgres) -> AsyncIterator[Database]:
+    async with postgres.database("services.notification") as database:
+        yield database
+
+
+async def keep(inbox: Inbox, *news: News) -> None:
+    await inbox.keep([(one, letter(one)) for one in news])
+
+
+async def claimed(outgoing: Outgoing, lease: timedelta = A_WHILE) -> list[Attempt]:
+    return sorted(await outgoing.claim(10, lease), key=lambda attempt: attempt.notification_id)
+
+
+async def state(history: History, news: News) -> State:
+    [found] = [one for one in await history.page(news.customer, 100, None) if one.id == news.notification_id]
+    return found.state
+
+
+# --- Inbox ---
+
+
+async def test_what_is_heard_twice_is_kept_once(notifications: Notifications) -> None:
+    news = placed()
+
+    await keep(notifications, news, news)
+    await keep(notifications, news)
+
+    [shown] = await notifications.page("ann", 10, None)
+    assert (shown.order_id, shown.kind, shown.state, shown.send_time) == (news.order_id, news.kind, State.READY, None)
+    assert (shown.recipient, shown.subject) == (news.recipient, letter(news).subject)
+    assert len(await claimed(notifications)) == 1
+
+
+async def test_news_at_fault_keeps_nothing_of_its_batch(notifications: Notifications) -> None:
+    with pytest.raises(Unkeepable):
+        await keep(notifications, placed(), placed(customer="\0"))
+
+    assert not await notifications.page("ann", 10, None)
+
+
+async def test_a_page_holds_the_customers_own_newest_first_and_the_next_begins_behind_it(
+    notifications: Notifications,
+) -> None:
+    anns = [placed(customer="ann") for _ in range(5)]
+    await keep(notifications, *anns[:3], placed(customer="bob"))
+    await keep(notifications, *anns[3:])
+
+    first = await notifications.page("ann", 3, None)
+    await keep(notifications, placed(customer="ann"))
+    second = await notifications.page("ann", 3, (first[-1].create_time, first[-1].id))
+
+    assert [one.order_id for one in [*first, *second]] == [news.order_id for news in reversed(anns)]
+
+
+# --- The sender's table ---
+
+
+async def test_an_attempt_has_all_that_is_needed_to_send(notifications: Notifications) -> None:
+    news = replace(placed(), traceparent="00-ab-cd-01")
+    await keep(notifications, news)
+
+    [attempt] = await claimed(notifications)
+
+    assert (attempt.notification_id, attempt.order_id, attempt.kind) == (news.notification_id, news.order_id, news.kind)
+    assert (attempt.recipient, attempt.letter, attempt.traceparent) == (news.recipient, letter(news), "00-ab-cd-01")
+    assert (attempt.number, attempt.tried_for) == (1, NO_TIME)
+
+
+async def test_nobody_takes_what_somebody_is_sending(notifications: Notifications) -> None:
+    await keep(notifications, placed())
+    await claimed(notifications)
+
+    assert not await claimed(notifications)
+
+
+async def test_no_more_are_claimed_than_asked_for(notifications: Notifications) -> None:
+    await keep(notifications, *(placed() for _ in range(5)))
+
+    assert len(await notifications.claim(3, A_WHILE)) == 3
+    assert len(await notifications.claim(3, A_WHILE)) == 2
+
+
+async def test_an_order_is_told_one_thing_at_a_time_the_oldest_first(notifications: Notifications) -> None:
+    first = placed()
+    second = rejected(first)
+    await keep(notifications, second, first)
+
+    [attempt] = await claimed(notifications)
+    assert attempt.kind is first.kind
+    assert not await claimed(notifications)
+
+    await notifications.settle([Verdict(attempt, State.SENT)])
+    [attempt] = await claimed(notifications)
+    assert attempt.kind is second.kind
+
+
+async def test_one_that_waits_out_a_pause_holds_up_no_newer_one(notifications: Notifications) -> None:
+    first = placed()
+    await keep(notifications, first, rejected(first))
+    [attempt] = await claimed(notifications)
+    await notifications.settle([Verdict(attempt, State.READY, A_WHILE, "451 soon")])
+
+    [attempt] = await claimed(notifications)
+
+    assert attempt.kind is rejected(first).kind
+
+
+@pytest.mark.parametrize("newer", [State.SENDING, State.SENT])
+async def test_what_a_newer_one_has_overtaken_is_not_sent(notifications: Notifications, newer: State) -> None:
+    first = placed()
+    second = rejected(first)
+    await keep(notifications, second)
+    [attempt] = await claimed(notifications)
+    if newer is State.SENT:
+        await notifications.settle([Verdict(attempt, State.SENT)])
+    await keep(notifications, first)
+
+    assert not await claimed(notifications)
+    assert await state(notifications, first) is State.SUPERSEDED
+    assert await state(notifications, second) is newer
+
+
+async def test_a_newer_one_that_failed_or_waits_supersedes_nothing(notifications: Notifications) -> None:
+    first = placed()
+    await keep(notifications, rejected(first))
+    [attempt] = await claimed(notifications)
+    await notifications.settle([Verdict(attempt, State.FAILED, error="550 no")])
+    await keep(notifications, first)
+
+    [attempt] = await claimed(notifications)
+
+    assert attempt.kind is first.kind
+
+
+async def test_a_pause_is_waited_out(notifications: Notifications) -> None:
+    await keep(notifications, placed())
+    [attempt] = await claimed(notifications)
+
+    await notifications.settle([Verdict(attempt, State.READY, A_WHILE, "451 soon")])
+    assert not await claimed(notifications)
+
+
+async def test_attempts_are_numbered_and_timed_from_the_first(notifications: Notifications) -> None:
+    await keep(notifications, placed())
+    for number in (1, 2, 3):
+        [attempt] = await claimed(notifications)
+        assert attempt.number == number
+        await notifications.settle([Verdict(attempt, State.READY, NO_TIME, "451 soon")])
+    [attempt] = await claimed(notifications)
+    assert attempt.tried_for > NO_TIME
+
+
+async def test_what_a_dead_sender_left_is_taken_over_and_only_the_last_claim_counts(
+    notifications: Notifications,
+) -> None:
+    news = placed()
+    await keep(notifications, news)
+    [left] = await claimed(notifications, lease=NO_TIME)
+    [taken_over] = await claimed(notifications)
+    assert taken_over.number == 2
+
+    await notifications.settle([Verdict(left, State.FAILED, error="550 no")])
+    assert await state(notifications, news) is State.SENDING
+
+    await notifications.settle([Verdict(taken_over, State.SENT)])
+    [shown] = await notifications.page("ann", 1, None)
+    assert shown.state is State.SENT
+    assert shown.send_time
+
+
+async def test_what_is_settled_stays_so(notifications: Notifications) -> None:
+    news = placed()
+    await keep(notifications, news)
+    [attempt] = await claimed(notifications)
+    await notifications.settle([Verdict(attempt, State.SENT)])
+
+    await notifications.settle([Verdict(attempt, State.READY, NO_TIME, "late")])
+
+    assert await state(notifications, news) is State.SENT
+    assert not await claimed(notifications)
+
+
+async def test_outcomes_of_a_batch_are_each_their_own(notifications: Notifications) -> None:
+    good, bad = placed(), placed()
+    await keep(notifications, good, bad)
+    verdicts = [
+        Verdict(attempt, State.SENT)
+        if attempt.notification_id == good.notification_id
+        else Verdict(attempt, State.FAILED, error="550 no such user")
+        for attempt in await claimed(notifications)
+    ]
+
+    await notifications.settle(verdicts)
+
+    assert await state(notifications, good) is State.SENT
+    assert await state(notifications, bad) is State.FAILED
+
+
+# --- What only the tables show ---
+
+
+async def test_possible_duplicates_are_counted_on_the_row(database: Database) -> None:
+    notifications = SqlNotifications(database)
+    await keep(notifications, placed())
+    await claimed(notifications, lease=NO_TIME)
+    [attempt] = await claimed(notifications, lease=NO_TIME)
+    await notifications.settle([Verdict(attempt, State.READY, NO_TIME, "lost", in_doubt=True)])
+    await claimed(notifications)
+
+    row = await database.fetchrow("select attempts, possible_duplicates, last_error from audit_notifications")
+
+    assert row is not None
+    assert tuple(row) == (3, 2, "lost")
+
+
+async def test_a_mail_that_failed_leaves_one_dead_letter_that_names_its_event(database: Database) -> None:
+    notifications, news = SqlNotifications(database), placed()
+    await keep(notifications, news)
+    [attempt] = await claimed(notifications)
+
+    for _ in range(2):
+        await notifications.settle([Verdict(attempt, State.FAILED, error="550 no such user")])
+
+    [dead] = await database.fetch("select * from dead_letters")
+    assert (dead["notification_id"], dead["order_id"]) == (news.notification_id, news.order_id)
+    assert (dead["event_type"], dead["event_id"]) == (news.event.type, news.event.id)
+    assert (dead["reason"], dead["attempts"]) == ("550 no such user", 1)
+
+
+async def test_an_event_that_is_garbled_is_buried_once_with_all_that_came(database: Database) -> None:
+    notifications = SqlNotifications(database)
+    garbled = Garbled(event(payload=b"\xff\x00", traceparent="00-\0-01", odd="\ud800"), "no protobuf: \0")
+
+    await notifications.bury([garbled])
+    await notifications.bury([garbled, Garbled(event(), "another")])
+
+    dead = await database.fetchrow("select * from dead_letters where event_id = $1", garbled.event.id)
+    assert dead is not None
+    assert (dead["event_type"], dead["payload"]) == (garbled.event.type, b"\xff\x00")
+    assert dead["headers"] == {"traceparent": "00-\\0-01", "odd": "\\ud800"}
+    assert await database.fetchval("select count(*) from dead_letters") == 2
+
+
+async def test_the_view_for_audits_is_open_to_its_role_and_the_tables_are_not(
+    postgres: Postgres, database: Database
+) -> None:
+    name = await database.fetchval("select current_database()")
+    auditor = await Database.connect(postgres.url(name, "audit"))
+    try:
+        assert await auditor.fetch("select notification_id, state, create_time from audit_notifications") == []
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await auditor.fetch("select * from notifications")
+    finally:
+        await auditor.close()
+
+
+async def test_a_database_that_is_away_is_not_the_fault_of_the_news(postgres: Postgres) -> None:
+    away = Database(postgres.url("no_such_database"), 1)
+
+    with pytest.raises(DatabaseUnavailable):
+        await keep(SqlNotifications(away), placed())
+
+
+# --- Several at once ---
+
+
+@asynccontextmanager
+async def lock_held_on(database: Database, news: News) -> AsyncIterator[None]:
+    async with database.transaction() as transaction:
+        await transaction.execute("select from notifications where id = $1 for update", news.notification_id)
+        yield
+
+
+async def test_consumers_that_hear_the_same_at_once_keep_it_once(database: Database) -> None:
+    notifications = SqlNotifications(database)
+    news = [placed() for _ in range(20)]
+
+    await asyncio.gather(*(keep(notifications, *news) for _ in range(8)))
+
+    assert await database.fetchval("select count(*) from notifications") == 20
+
+
+async def test_senders_pass_by_what_another_is_claiming(database: Database) -> None:
+    notifications, busy, free = SqlNotifications(database), placed(), placed()
+    await keep(notifications, busy, free)
+
+    async with lock_held_on(database, busy), asyncio.timeout(5):
+        [attempt] = await claimed(notifications)
+
+    assert attempt.notification_id == free.notification_id
+
+
+async def test_many_senders_send_each_mail_once_and_each_order_one_at_a_time(database: Database) -> None:
+    notifications = SqlNotifications(database)
+    first = [placed() for _ in range(40)]
+    await keep(notifications, *(news for one in first for news in (one, rejected(one))))
+    sent: list[tuple[UUID, int]] = []
+
+    async def send() -> None:
+        while attempts := await notifications.claim(7, A_WHILE):
+            sent.extend((attempt.order_id, attempt.kind.value == "ORDER_REJECTED") for attempt in attempts)
+            await notifications.settle([Verdict(attempt, State.SENT) for attempt in attempts])
+
+    # A sender ends when others hold all that is left: the second round takes what became due meanwhile.
+    for _ in range(2):
+        await asyncio.gather(*(send() for _ in range(6)))
+
+    assert sorted(sent) == sorted((one.order_id, newer) for one in first for newer in (False, True))
+    for one in first:
+        assert sent.index((one.order_id, False)) < sent.index((one.order_id, True))
+
+
+async def test_two_of_one_order_are_never_under_way(database: Database) -> None:
+    """Two senders with different snapshots could take one each: a key stops the second."""
+    notifications, first = SqlNotifications(database), placed()
+    await keep(notifications, first, rejected(first))
+    await claimed(notifications)
+
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.execute("update notifications set state = 'SENDING'")

@@ -1,0 +1,167 @@
+"""News to tell, and notifications kept in memory: the model that PostgreSQL is measured against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from services.money import Money
+from services.notification.domain import (
+    Attempt,
+    Event,
+    Garbled,
+    Kind,
+    Letter,
+    Line,
+    News,
+    Notification,
+    State,
+    Unkeepable,
+    Verdict,
+)
+from services.notification.ports import Place
+
+
+def event(type: str = "shop.order.v1.OrderPlaced", payload: bytes = b"", **headers: str) -> Event:
+    return Event(type=type, id=str(uuid4()), headers=headers, payload=payload)
+
+
+def placed(
+    order_id: UUID | None = None,
+    customer: str = "ann",
+    recipient: str = "ann@example.com",
+    lines: Sequence[Line] = (Line("Blue mug", 2, Money.of("EUR", 12, 500_000_000)),),
+) -> News:
+    """What Order says when it has accepted one."""
+    return News(
+        event=event(),
+        kind=Kind.ORDER_PLACED,
+        order_id=order_id or uuid4(),
+        version=1,
+        customer=customer,
+        recipient=recipient,
+        placed_at=datetime(2026, 11, 24, 16, 20, tzinfo=UTC),
+        lines=tuple(lines),
+        total=Money.of("EUR", 25),
+    )
+
+
+def rejected(placed: News, reason: str = "OUT_OF_STOCK") -> News:
+    """What Order says when it cannot keep one that it has accepted."""
+    return replace(
+        placed, event=event("shop.order.v1.OrderRejected"), kind=Kind.ORDER_REJECTED, version=2, reason=reason
+    )
+
+
+@dataclass(slots=True)
+class Row:
+    news: News
+    letter: Letter
+    create_time: datetime
+    claimable_time: datetime
+    state: State = State.READY
+    attempts: int = 0
+    first_attempt_time: datetime | None = None
+    possible_duplicates: int = 0
+    last_error: str | None = None
+    send_time: datetime | None = None
+
+
+@dataclass(slots=True)
+class MemoryNotifications:
+    """Implements Inbox, Outgoing and History, one call at a time."""
+
+    rows: dict[UUID, Row] = field(default_factory=dict[UUID, Row])
+    dead: dict[UUID, str] = field(default_factory=dict[UUID, str])
+    """Reasons."""
+
+    async def keep(self, letters: Sequence[tuple[News, Letter]]) -> None:
+        if any("\0" in news.customer for news, _ in letters):
+            raise Unkeepable("a text with a NUL")
+        for news, letter in letters:
+            if news.notification_id not in self.rows:
+                now = self._later()
+                self.rows[news.notification_id] = Row(news, letter, create_time=now, claimable_time=now)
+
+    def _later(self) -> datetime:
+        """No two rows share a moment."""
+        moment = timedelta(microseconds=1)
+        return max([datetime.now(UTC), *(row.create_time + moment for row in self.rows.values())])
+
+    async def bury(self, garbled: Sequence[Garbled]) -> None:
+        for one in garbled:
+            self.dead.setdefault(one.dead_letter_id, one.reason)
+
+    async def claim(self, most: int, lease: timedelta) -> Sequence[Attempt]:
+        now = datetime.now(UTC)
+        due = sorted(
+            (row for row in self.rows.values() if _open(row) and row.claimable_time <= now),
+            key=lambda row: row.claimable_time,
+        )
+        return [attempt for row in due[:most] if (attempt := self._claim(row, now, lease))]
+
+    def _claim(self, row: Row, now: datetime, lease: timedelta) -> Attempt | None:
+        others = [
+            other for other in self.rows.values() if other.news.order_id == row.news.order_id and other is not row
+        ]
+        newer = [other for other in others if other.news.version > row.news.version]
+        if row.state is State.READY and any(other.state in {State.SENDING, State.SENT} for other in newer):
+            row.state = State.SUPERSEDED
+            return None
+        under_way = any(other.state is State.SENDING and other.claimable_time > now for other in others)
+        older_due = any(_open(other) and other.claimable_time <= now for other in others if other not in newer)
+        if under_way or older_due:
+            return None
+        row.possible_duplicates += row.state is State.SENDING
+        row.state, row.attempts, row.claimable_time = State.SENDING, row.attempts + 1, now + lease
+        row.first_attempt_time = row.first_attempt_time or now
+        return Attempt(
+            notification_id=row.news.notification_id,
+            order_id=row.news.order_id,
+            kind=row.news.kind,
+            recipient=row.news.recipient,
+            letter=row.letter,
+            create_time=row.create_time,
+            number=row.attempts,
+            tried_for=now - row.first_attempt_time,
+            traceparent=row.news.traceparent,
+        )
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+        now = datetime.now(UTC)
+        for verdict in verdicts:
+            row = self.rows[verdict.attempt.notification_id]
+            if row.state is not State.SENDING or row.attempts != verdict.attempt.number:
+                continue
+            row.state, row.last_error, row.claimable_time = verdict.state, verdict.error, now + verdict.pause
+            row.possible_duplicates += verdict.in_doubt
+            if row.state is State.SENT:
+                row.send_time = now
+            if row.state is State.FAILED:
+                self.dead[verdict.attempt.notification_id] = verdict.error or ""
+
+    async def page(self, customer: str, most: int, after: Place | None) -> Sequence[Notification]:
+        shown = sorted(
+            (_shown(row) for row in self.rows.values() if row.news.customer == customer),
+            key=lambda one: (one.create_time, one.id),
+            reverse=True,
+        )
+        return [one for one in shown if after is None or (one.create_time, one.id) < after][:most]
+
+
+def _open(row: Row) -> bool:
+    return row.state in {State.READY, State.SENDING}
+
+
+def _shown(row: Row) -> Notification:
+    return Notification(
+        id=row.news.notification_id,
+        order_id=row.news.order_id,
+        kind=row.news.kind,
+        customer=row.news.customer,
+        recipient=row.news.recipient,
+        subject=row.letter.subject,
+        state=row.state,
+        create_time=row.create_time,
+        send_time=row.send_time,
+    )
