@@ -1,0 +1,103 @@
+"""Order's events, as they come from the stream (CloudEvents, binary mode)."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from google.protobuf.message import DecodeError
+from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
+
+from services.chassis import logs
+from services.chassis.messages import from_money, from_timestamp, violations
+from services.chassis.tracing import SpanKind, current_traceparent, span
+from services.notification.domain import Event, Garbled, Kind, Line, News
+from services.notification.use_cases import Hearing
+
+STREAM = "ORDERS"
+
+_KINDS: dict[str, tuple[type[OrderPlaced | OrderRejected], Kind]] = {
+    OrderPlaced.DESCRIPTOR.full_name: (OrderPlaced, Kind.ORDER_PLACED),
+    OrderRejected.DESCRIPTOR.full_name: (OrderRejected, Kind.ORDER_REJECTED),
+}
+
+SUBJECTS = tuple(_KINDS)
+
+
+class Message(Protocol):
+    """As the chassis' bus hands it on."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+class OrderEvents:
+    """Takes what the bus delivers. Returning means that all of it may be acknowledged."""
+
+    def __init__(self, hearing: Hearing) -> None:
+        self._hearing = hearing
+        self._unknown = Counter[str]()
+
+    async def handle(self, messages: Sequence[Message]) -> None:
+        """Raises DatabaseUnavailable; then nothing is acknowledged, and all of it comes again."""
+        arrivals = [arrival for message in messages if (arrival := self._read(message))]
+        await self._hearing.take(arrivals)
+
+    def _read(self, message: Message) -> News | Garbled | None:
+        event = Event(
+            type=message.headers.get("ce-type", message.subject),
+            id=message.headers.get("ce-id", ""),
+            headers=message.headers,
+            payload=message.data,
+        )
+        if event.type not in _KINDS:
+            self._unknown[event.type] += 1
+            logs.get().info("event passed by", event_type=event.type, passed_by=self._unknown[event.type])
+            return None
+        with span(f"receive {event.type}", SpanKind.CONSUMER, event.headers.get("traceparent")):
+            arrival = understand(event)
+        if isinstance(arrival, Garbled):
+            logs.get().error("event is garbled", event_type=event.type, event_id=event.id, reason=arrival.reason)
+        return arrival
+
+
+def understand(event: Event) -> News | Garbled:
+    """What an event of a known type says."""
+    type_, kind = _KINDS[event.type]
+    try:
+        message = type_.FromString(event.payload)
+        if faults := violations(message):
+            return Garbled(event, "; ".join(f"{field}: {why}" for field, why in faults))
+        return _news(event, kind, message)
+    except (DecodeError, ValueError, OverflowError) as fault:
+        return Garbled(event, f"{type(fault).__name__}: {fault}")
+
+
+def _news(event: Event, kind: Kind, message: OrderPlaced | OrderRejected) -> News:
+    order = message.order
+    if not order.HasField("create_time"):
+        raise ValueError("order.create_time is missing")
+    return News(
+        event=event,
+        kind=kind,
+        order_id=UUID(_id(order.name, "orders/")),
+        version=message.version,
+        customer=_id(order.customer, "customers/"),
+        recipient=message.recipient,
+        placed_at=from_timestamp(order.create_time),
+        lines=tuple(Line(line.display_name, line.quantity, from_money(line.unit_price)) for line in order.lines),
+        total=from_money(order.total),
+        reason=order.state_reason,
+        traceparent=current_traceparent(),
+    )
+
+
+def _id(name: str, collection: str) -> str:
+    id = name.removeprefix(collection)
+    if id in {"", name}:
+        raise ValueError(f"{name!r} does not begin with {collection}")
+    return id

@@ -1,0 +1,218 @@
+"""SMTP: how a notification becomes a mail, and what the answers of a mail server mean."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from email.message import EmailMessage
+from email.policy import SMTP as ASCII_HEADERS
+from email.policy import SMTPUTF8 as UTF8_HEADERS
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import aiosmtplib
+from shop.notification.v1.config_pb2 import NotificationConfig
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from services.chassis import logs
+from services.chassis.tracing import SpanKind, span
+from services.chassis.worker import Failed, each
+from services.notification.domain import Accepted, Attempt, Kind, Outcome, Patience, Postponed, Refused, judge
+from services.notification.ports import MailServer, Outgoing
+from services.refusals import Unavailable
+
+AT_ONCE = 16
+"""Conversations side by side. Claim no more: none may wait for its turn while its lease runs."""
+
+LEASE_MARGIN = timedelta(seconds=5)
+"""What a lease is longer than the conversation: time to write down how it ended."""
+
+_QUIT_S = 1.0
+"""For a farewell after the mail was taken."""
+
+_MESSAGE_ID_DOMAIN = "shopmesh.dev"
+_MESSAGE_ID_WORDS = {Kind.ORDER_PLACED: "placed", Kind.ORDER_REJECTED: "rejected"}
+
+# Said about us, not about the mail (RFC 4954, section 6): authentication is required or too weak.
+_OUR_FAULT = {530, 534, 535, 538}
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpAddress:
+    """Where a mail server listens, and how it wants to be spoken to."""
+
+    host: str
+    port: int
+    tls: bool = False
+    starttls: bool = False
+    user: str | None = None
+    password: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """From `smtp://`, `smtps://` or `smtp+starttls://`, then `[user:password@]host[:port]`. Raises ValueError."""
+        parts = urlsplit(url)
+        ports = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
+        if parts.scheme not in ports or not parts.hostname:
+            raise ValueError(
+                f"a mail server is smtp://, smtps:// or smtp+starttls://[user:password@]host[:port]: {url}"
+            )
+        return cls(
+            host=parts.hostname,
+            port=parts.port or ports[parts.scheme],
+            tls=parts.scheme == "smtps",
+            starttls=parts.scheme == "smtp+starttls",
+            user=None if parts.username is None else unquote(parts.username),
+            password=None if parts.password is None else unquote(parts.password),
+        )
+
+
+class SmtpServer:
+    """The mail server at an address: one connection per mail, so that none is hindered by another."""
+
+    def __init__(self, address: SmtpAddress, mail_from: Callable[[], str]) -> None:
+        self._address, self._mail_from = address, mail_from
+
+    async def send(self, attempt: Attempt, until: float) -> Outcome:
+        sender = self._mail_from()
+        message = render(attempt, sender)
+        smtp, text_under_way = self._client(), False
+        try:
+            async with asyncio.timeout_at(until):
+                await smtp.connect()
+                await _envelope(smtp, sender, attempt.recipient)
+                text_under_way = True
+                await smtp.data(message)
+            with suppress(aiosmtplib.SMTPException, OSError):
+                await smtp.quit(timeout=_QUIT_S)
+        except aiosmtplib.SMTPResponseException as answer:
+            said = f"{answer.code} {answer.message}"
+            return Refused(said) if _is_final(answer) else Postponed(said)
+        except _AddressNotSupported as no:
+            return Refused(str(no))
+        except (aiosmtplib.SMTPException, OSError) as broken:
+            return Postponed(f"{type(broken).__name__}: {broken}", in_doubt=text_under_way)
+        finally:
+            smtp.close()
+        return Accepted()
+
+    def _client(self) -> aiosmtplib.SMTP:
+        address = self._address
+        return aiosmtplib.SMTP(
+            hostname=address.host,
+            port=address.port,
+            username=address.user,
+            password=address.password,
+            use_tls=address.tls,
+            start_tls=address.starttls,
+            local_hostname=socket.gethostname(),  # else it asks DNS for the full name, which can take seconds
+            timeout=None,  # the whole conversation has one
+        )
+
+
+async def _envelope(smtp: aiosmtplib.SMTP, sender: str, recipient: str) -> None:
+    if _is_ascii(sender, recipient):
+        await smtp.mail(sender)
+        await smtp.rcpt(recipient)
+        return
+    await smtp.ehlo()
+    if not smtp.supports_extension("smtputf8"):
+        raise _AddressNotSupported(f"the mail server takes addresses in ASCII only: {recipient}")
+    await smtp.mail(sender, options=["SMTPUTF8", "BODY=8BITMIME"], encoding="utf-8")
+    await smtp.rcpt(recipient, encoding="utf-8")
+
+
+class _AddressNotSupported(Exception):
+    pass
+
+
+def _is_ascii(*addresses: str) -> bool:
+    """Else RFC 6531 holds."""
+    return all(address.isascii() for address in addresses)
+
+
+def _is_final(answer: aiosmtplib.SMTPResponseException) -> bool:
+    """Whether it is about this mail and for ever. What a server says at its door is about us, or about itself."""
+    about_this_mail = (aiosmtplib.SMTPSenderRefused, aiosmtplib.SMTPRecipientRefused, aiosmtplib.SMTPDataError)
+    return isinstance(answer, about_this_mail) and 500 <= answer.code < 600 and answer.code not in _OUR_FAULT
+
+
+def render(attempt: Attempt, sender: str) -> bytes:
+    """The mail as it is sent: the same bytes at each attempt. Raises ValueError for a header with a line break."""
+    mail = EmailMessage(policy=ASCII_HEADERS if _is_ascii(sender, attempt.recipient) else UTF8_HEADERS)
+    mail["Message-ID"] = f"<{_MESSAGE_ID_WORDS[attempt.kind]}.{attempt.order_id}@{_MESSAGE_ID_DOMAIN}>"
+    mail["Date"] = attempt.create_time
+    mail["From"] = sender
+    mail["To"] = attempt.recipient
+    mail["Subject"] = attempt.letter.subject
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note answers it
+    mail.set_content(attempt.letter.text)
+    return mail.as_bytes()
+
+
+type Claimed = tuple[Attempt, float]
+"""An attempt, and until when (the loop's time) it may speak with the mail server."""
+
+
+class Sender:
+    """The job that sends what is due (chassis.worker.Job)."""
+
+    name = "sender"
+
+    def __init__(self, outgoing: Outgoing, server: MailServer, config: Callable[[], NotificationConfig]) -> None:
+        self._outgoing, self._server, self._config = outgoing, server, config
+
+    async def claim(self, most: int) -> Sequence[Claimed]:
+        timeout = self._config().smtp_timeout.ToTimedelta()
+        # From before the claim: a process that was frozen since does not start what others have taken over.
+        until = asyncio.get_running_loop().time() + timeout.total_seconds()
+        attempts = await self._outgoing.claim(most, timeout + LEASE_MARGIN)
+        return [(attempt, until) for attempt in attempts]
+
+    async def act(self, items: Sequence[Claimed]) -> Sequence[Outcome | Failed]:
+        return await each(self._send, items, at_once=AT_ONCE)
+
+    async def _send(self, claimed: Claimed) -> Outcome:
+        attempt, until = claimed
+        logs.bind_order(f"orders/{attempt.order_id}")
+        facts = {"kind": attempt.kind.value, "attempt": attempt.number}
+        with span("smtp send", SpanKind.CLIENT, attempt.traceparent, facts):
+            outcome = await self._server.send(attempt, until)
+            match outcome:
+                case Accepted():
+                    logs.get().info("mail sent", **facts)
+                case Postponed(error) | Refused(error):
+                    logs.get().warning("mail not sent", **facts, outcome=type(outcome).__name__.lower(), error=error)
+        return outcome
+
+    async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
+        patience = _patience(self._config())
+        verdicts = [
+            judge(attempt, _known(outcome), patience, jitter=random.random())  # noqa: S311
+            for (attempt, _), outcome in outcomes
+        ]
+        # What is not written down is sent again when the lease is over: worth more than one try.
+        async for stubborn in AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(0.1, max=1),
+            stop=stop_after_delay(LEASE_MARGIN),
+            reraise=True,
+        ):
+            with stubborn:
+                await self._outgoing.settle(verdicts)
+
+
+def _known(outcome: Outcome | Failed) -> Outcome:
+    """Of what went wrong unexpectedly nobody knows how far it came."""
+    return Postponed(outcome.error, in_doubt=True) if isinstance(outcome, Failed) else outcome
+
+
+def _patience(config: NotificationConfig) -> Patience:
+    return Patience(
+        first_pause=config.mail_backoff_initial.ToTimedelta(),
+        longest_pause=config.mail_backoff_max.ToTimedelta(),
+        give_up_after=config.mail_give_up.ToTimedelta(),
+    )

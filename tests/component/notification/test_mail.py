@@ -1,0 +1,230 @@
+"""Mails as a real SMTP server gets them, and what its answers lead to."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+
+from services.money import Money
+from services.notification.domain import Accepted, Attempt, Letter, Line, News, Outcome, Postponed, Refused, letter
+from services.notification.mail import SmtpAddress, SmtpServer
+from tests.support.certificates import certificate_for
+from tests.support.notification import placed, rejected
+from tests.support.ports import free_port
+from tests.support.smtp import MailServer, hang_up, mail_server
+
+SHOP = "shop@example.com"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[MailServer]:
+    async with mail_server() as server:
+        yield server
+
+
+def attempt(news: News) -> Attempt:
+    return Attempt(
+        notification_id=news.notification_id,
+        order_id=news.order_id,
+        kind=news.kind,
+        recipient=news.recipient,
+        letter=letter(news),
+        create_time=datetime(2026, 11, 24, 16, 20, 5, tzinfo=UTC),
+        number=1,
+        tried_for=timedelta(),
+        traceparent=None,
+    )
+
+
+async def send(url: str, attempt: Attempt, timeout_s: float = 30) -> Outcome:
+    smtp = SmtpServer(SmtpAddress.parse(url), lambda: SHOP)
+    return await smtp.send(attempt, asyncio.get_running_loop().time() + timeout_s)
+
+
+# --- The mail ---
+
+
+async def test_the_mail_arrives_as_it_was_written(server: MailServer) -> None:
+    news = placed(lines=[Line("Tasse für Zoë 👩‍🌾", 2, Money.of("EUR", 12, 500_000_000))])
+
+    assert await send(server.url, attempt(news)) == Accepted()
+
+    [envelope], [mail] = server.envelopes, server.mails
+    assert (envelope.mail_from, envelope.rcpt_tos) == (SHOP, ["ann@example.com"])
+    assert (mail["From"], mail["To"]) == (SHOP, "ann@example.com")
+    assert mail["Subject"] == f"Your order {news.order_id} has been placed"
+    assert mail["Message-ID"] == f"<placed.{news.order_id}@shopmesh.dev>"
+    assert parsedate_to_datetime(mail["Date"]) == datetime(2026, 11, 24, 16, 20, 5, tzinfo=UTC)
+    assert mail.get_content_type() == "text/plain"
+    assert mail.get_content().replace("\r\n", "\n") == letter(news).text
+
+
+async def test_each_attempt_sends_the_same_bytes_and_another_kind_has_another_message_id(server: MailServer) -> None:
+    news = placed()
+
+    await send(server.url, attempt(news))
+    await send(server.url, replace(attempt(news), number=2))
+    await send(server.url, attempt(rejected(news)))
+
+    first, again, other = server.envelopes
+    assert first.content == again.content
+    assert [mail["Message-ID"] for mail in server.mails][1:] == [
+        f"<placed.{news.order_id}@shopmesh.dev>",
+        f"<rejected.{news.order_id}@shopmesh.dev>",
+    ]
+    assert first.content != other.content
+
+
+async def test_a_text_full_of_tricks_ends_no_header_and_no_mail(server: MailServer) -> None:
+    tricks = ".\r\n.\r\nMAIL FROM:<eve@example.com>\r\n..\n\nSubject: x\r\n" + "long " * 400
+    trick = replace(attempt(placed()), letter=Letter("An order", tricks))
+
+    assert await send(server.url, trick) == Accepted()
+
+    [mail] = server.mails
+    assert mail["Subject"] == "An order"
+    assert mail.get_content().split() == tricks.split()
+
+
+async def test_a_header_with_a_line_break_is_never_sent(server: MailServer) -> None:
+    trick = replace(attempt(placed()), letter=Letter("An order\r\nBcc: eve@example.com", "Hello"))
+
+    with pytest.raises(ValueError, match="linefeed or carriage return"):
+        await send(server.url, trick)
+    assert not server.envelopes
+
+
+async def test_an_address_in_another_alphabet_is_sent_as_utf8(server: MailServer) -> None:
+    assert await send(server.url, attempt(placed(recipient="zoë@müller.example"))) == Accepted()
+
+    [envelope], [mail] = server.envelopes, server.mails
+    assert envelope.rcpt_tos == ["zoë@müller.example"]
+    assert mail["To"] == "zoë@müller.example"
+
+
+# --- The answers ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ("550 no such user", Refused("550 no such user")),
+        ("552 mailbox full", Refused("552 mailbox full")),
+        ("451 try later", Postponed("451 try later")),
+        ("421 shutting down", Postponed("421 shutting down")),
+        ("530 authentication required", Postponed("530 authentication required")),
+    ],
+)
+@pytest.mark.parametrize("said_to", ["to_recipient", "to_text"])
+async def test_the_code_decides(server: MailServer, said_to: str, answer: str, outcome: Outcome) -> None:
+    async def say(recipient: str) -> str:
+        del recipient
+        return answer
+
+    setattr(server, said_to, say)
+
+    assert await send(server.url, attempt(placed())) == outcome
+
+
+async def test_nobody_at_the_door_is_temporary() -> None:
+    outcome = await send(f"smtp://127.0.0.1:{free_port()}", attempt(placed()))
+
+    assert isinstance(outcome, Postponed)
+    assert not outcome.in_doubt
+
+
+async def test_a_server_that_dies_with_the_text_in_its_hands_leaves_doubt(server: MailServer) -> None:
+    server.to_text = hang_up
+
+    outcome = await send(server.url, attempt(placed()))
+
+    assert isinstance(outcome, Postponed)
+    assert outcome.in_doubt
+
+
+@pytest.mark.parametrize(("silent", "in_doubt"), [("to_recipient", False), ("to_text", True)])
+async def test_silence_ends_in_time(server: MailServer, silent: str, in_doubt: bool) -> None:
+    async def say_nothing(recipient: str) -> str:
+        await asyncio.Event().wait()
+        return recipient
+
+    setattr(server, silent, say_nothing)
+
+    async with asyncio.timeout(20):
+        outcome = await send(server.url, attempt(placed()), timeout_s=0.3)
+
+    assert isinstance(outcome, Postponed)
+    assert outcome.in_doubt is in_doubt
+
+
+async def test_nothing_is_begun_when_the_time_is_over(server: MailServer) -> None:
+    """As in a process that was frozen after its claim."""
+    outcome = await send(server.url, attempt(placed()), timeout_s=-1)
+
+    assert isinstance(outcome, Postponed)
+    assert not server.envelopes
+
+
+# --- The door ---
+
+
+# aiosmtpd warns of passwords in clear: here nobody listens.
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+async def test_user_and_password_are_given_where_asked_for() -> None:
+    async with mail_server(ann="p@ss:word/") as server:
+        asks = await send(server.url, attempt(placed()))
+        wrong = await send(f"smtp://ann:wrong@127.0.0.1:{server.port}", attempt(placed()))
+        right = await send(f"smtp://ann:p%40ss%3Aword%2F@127.0.0.1:{server.port}", attempt(placed()))
+
+    assert isinstance(asks, Postponed)
+    assert isinstance(wrong, Postponed)
+    assert right == Accepted()
+
+
+@pytest.mark.parametrize("scheme", ["smtps", "smtp+starttls"])
+async def test_tls_is_spoken_with_whom_the_machine_trusts_only(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certificate_for("127.0.0.1", tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    tls, starttls = (context, None) if scheme == "smtps" else (None, context)
+    async with mail_server(tls=tls, starttls=starttls) as server:
+        url = f"{scheme}://127.0.0.1:{server.port}"
+        stranger = await send(url, attempt(placed()))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        trusted = await send(url, attempt(placed()))
+
+    assert isinstance(stranger, Postponed)
+    assert trusted == Accepted()
+
+
+async def test_a_server_without_starttls_gets_no_mail_that_asks_for_it(server: MailServer) -> None:
+    outcome = await send(f"smtp+starttls://127.0.0.1:{server.port}", attempt(placed()))
+
+    assert isinstance(outcome, Postponed)
+    assert not server.envelopes
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("smtp://mail", SmtpAddress("mail", 25)),
+        ("smtps://mail", SmtpAddress("mail", 465, tls=True)),
+        ("smtp+starttls://mail", SmtpAddress("mail", 587, starttls=True)),
+        ("smtp://a%40b:c%2F@[::1]:1025", SmtpAddress("::1", 1025, user="a@b", password="c/")),
+    ],
+)
+def test_the_url_says_where_and_how(url: str, address: SmtpAddress) -> None:
+    assert SmtpAddress.parse(url) == address
+
+
+@pytest.mark.parametrize("url", ["", "mail:25", "http://mail", "smtp://", "smtp://mail:port"])
+def test_a_url_that_names_no_mail_server_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"smtp://|[Pp]ort"):
+        SmtpAddress.parse(url)

@@ -1,0 +1,116 @@
+"""What is understood of an event, and what never will be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.money_pb2 import Money as MoneyMessage
+from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
+from shop.order.v1.order_pb2 import Order
+
+from services.money import Money
+from services.notification.domain import Garbled, Kind, Line, News
+from services.notification.events import OrderEvents, understand
+from services.notification.use_cases import Hearing
+from tests.support.notification import MemoryNotifications, event
+
+ORDER = "2f1c1d1e-5d0b-4f0e-9a55-0d9f3c1b7a10"
+PLACED = OrderPlaced(
+    order=Order(
+        name=f"orders/{ORDER}",
+        customer="customers/ann",
+        lines=[
+            Order.Line(
+                product="products/blue-mug",
+                display_name="Blue mug",
+                quantity=2,
+                unit_price=MoneyMessage(currency_code="EUR", units=12, nanos=500_000_000),
+            )
+        ],
+        total=MoneyMessage(currency_code="EUR", units=25),
+        state=Order.STATE_PLACED,
+        create_time=Timestamp(seconds=1_795_537_200),
+    ),
+    version=1,
+    recipient="ann@example.com",
+)
+
+
+@dataclass
+class Message:
+    """As the bus hands it on."""
+
+    data: bytes
+    subject: str = "shop.order.v1.OrderPlaced"
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def test_a_placed_order_is_understood() -> None:
+    placed = event(payload=PLACED.SerializeToString())
+
+    news = understand(placed)
+
+    assert isinstance(news, News)
+    assert news.event is placed
+    assert (news.kind, str(news.order_id), news.version) == (Kind.ORDER_PLACED, ORDER, 1)
+    assert (news.customer, news.recipient) == ("ann", "ann@example.com")
+    assert news.placed_at == datetime(2026, 11, 24, 16, 20, tzinfo=UTC)
+    assert news.lines == (Line("Blue mug", 2, Money.of("EUR", 12, 500_000_000)),)
+    assert news.total == Money.of("EUR", 25)
+
+
+def test_a_rejected_order_is_understood_with_its_reason() -> None:
+    message = OrderRejected(order=PLACED.order, version=2, recipient="ann@example.com")
+    message.order.state_reason = "OUT_OF_STOCK"
+
+    news = understand(event("shop.order.v1.OrderRejected", payload=message.SerializeToString()))
+
+    assert isinstance(news, News)
+    assert (news.kind, news.version, news.reason) == (Kind.ORDER_REJECTED, 2, "OUT_OF_STOCK")
+
+
+def changed(change: Callable[[OrderPlaced], object]) -> bytes:
+    message = OrderPlaced()
+    message.CopyFrom(PLACED)
+    change(message)
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"\xff\xff\xff", "DecodeError"),
+        (b"", "order: value is required"),
+        (changed(lambda it: it.ClearField("version")), "version"),
+        (changed(lambda it: it.ClearField("recipient")), "recipient"),
+        (changed(lambda it: setattr(it, "recipient", "ann@a\r\nBcc: eve@b")), "recipient is no address"),
+        (changed(lambda it: setattr(it.order, "name", "orders/1")), "badly formed hexadecimal UUID"),
+        (changed(lambda it: setattr(it.order, "name", ORDER)), "does not begin with orders/"),
+        (changed(lambda it: it.order.ClearField("customer")), "does not begin with customers/"),
+        (changed(lambda it: it.order.ClearField("lines")), "order.lines"),
+        (changed(lambda it: it.order.ClearField("create_time")), "create_time is missing"),
+        (changed(lambda it: setattr(it.order.create_time, "seconds", 2**60)), "Error"),
+    ],
+)
+def test_what_never_will_be_understood_says_why(payload: bytes, reason: str) -> None:
+    garbled = understand(event(payload=payload))
+
+    assert isinstance(garbled, Garbled)
+    assert reason in garbled.reason
+
+
+async def test_a_batch_is_taken_whatever_is_in_it() -> None:
+    kept = MemoryNotifications()
+    events = OrderEvents(Hearing(kept, lambda: None))
+    good = Message(PLACED.SerializeToString(), headers={"ce-type": "shop.order.v1.OrderPlaced", "ce-id": "1"})
+    poison = Message(b"\xff\xff\xff")
+    unknown = Message(b"\xff\xff\xff", subject="shop.order.v1.OrderPostponed")
+
+    await events.handle([poison, unknown, good])
+
+    [row] = kept.rows.values()
+    assert str(row.news.order_id) == ORDER
+    assert row.news.event.id == "1"
+    assert len(kept.dead) == 1
