@@ -90,7 +90,8 @@ async def test_a_process_that_died_is_forgotten_after_its_lease(client: Etcd) ->
 
 
 async def test_it_outlives_its_lease_by_renewing_it(client: Etcd) -> None:
-    async with registered(registration(client)):
+    here = registration(client)
+    async with registered(here):
         entry = await found(client)
         end = asyncio.get_running_loop().time() + 4
 
@@ -99,6 +100,7 @@ async def test_it_outlives_its_lease_by_renewing_it(client: Etcd) -> None:
             return asyncio.get_running_loop().time() > end
 
         await eventually(twice_the_ttl_has_passed, "twice the ttl has passed")
+    await here.leave()
 
 
 @pytest.mark.parametrize("loss", ["revoked", "deleted", "restarted", "wiped"])
