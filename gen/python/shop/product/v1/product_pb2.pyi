@@ -37,9 +37,9 @@ class Product(_message.Message):
     name: _builtins.str
     """`products/{id}`."""
     display_name: _builtins.str
-    """What customers call it; 1 to 200 characters."""
+    """What customers call it; 1 to 200 characters, none of them NUL."""
     description: _builtins.str
-    """What customers should know; up to 10,000 characters."""
+    """What customers should know; up to 10,000 characters, none of them NUL."""
     image_uri: _builtins.str
     """Address of a picture, empty or an absolute URI of up to 2,000 characters."""
     etag: _builtins.str
