@@ -36,13 +36,13 @@ class Trail:
 
     @property
     def is_finished(self) -> bool:
-        """Settled in Inventory, announced, and every mail on its way."""
+        """Settled in Inventory, announced, and every mail in its final state."""
         return (
             self.order is not None
             and self.order["settled_time"] is not None
             and all(event["sent_time"] for event in self.events if event["type"])
             and bool(self.notifications)
-            and all(each["state"] in ("SENT", "SUPERSEDED", "DEAD") for each in self.notifications)
+            and all(each["state"] in ("SENT", "SUPERSEDED", "FAILED") for each in self.notifications)
         )
 
 
@@ -113,7 +113,7 @@ def page(order: UUID, trail: Trail) -> str:
     settled = f"settled {_clock(row['settled_time'])}" if row["settled_time"] else "not settled yet"
     lines = [
         f"orders/{order}",
-        f"  {row['state']}, version {row['version']}, {settled}",
+        f"  {' '.join(filter(None, (row['state'], row['state_reason'])))}, version {row['version']}, {settled}",
         f"  customer     {row['email']}  ({row['customer']})",
         f"  total        {money(row)}",
         f"  placed       {row['create_time']:%Y-%m-%d %H:%M:%S} UTC, last change {_clock(row['update_time'])}",
