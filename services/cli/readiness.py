@@ -20,7 +20,9 @@ async def http(port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
     async with asyncio.timeout(ANSWER_S):
         reader, writer = await asyncio.open_connection(HOST, port)
         try:
-            head = f"{'POST' if body else 'GET'} {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n"
+            # Envoy refuses HTTP/1.0; etcd's answers are read, and in HTTP/1.1 they could come in chunks.
+            head = f"POST {path} HTTP/1.0" if body else f"GET {path} HTTP/1.1"
+            head += f"\r\nHost: {HOST}:{port}\r\nConnection: close\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
             writer.write(head.encode() + b"\r\n" + body)
             answer = await reader.read()
