@@ -96,7 +96,7 @@ class Around(grpc.aio.ServerInterceptor):
         self._wrapped[method] = wrapped = self._wrap(method, handler)
         return wrapped
 
-    def _wrap(self, method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:  # noqa: ANN401
+    def _wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         if handler.response_streaming and not inspect.isasyncgenfunction(inner):
             raise TypeError(f"{method} must be an async generator")
@@ -166,7 +166,7 @@ def refused(domain: str) -> Layer:
         except DeadlinePassed:
             await call.refuse(errors.deadline_exceeded(domain))
         except Exception:  # noqa: BLE001  the edge of the process: nobody else would answer
-            logs.get().error("unexpected error", method=call.method, exc_info=True)
+            logs.get().exception("unexpected error", method=call.method)
             await call.refuse(errors.internal(domain, tracing.trace_id()))
 
     return layer

@@ -33,8 +33,12 @@ class Log(structlog.BoundLoggerBase):
         self._say(logging.WARNING, "warning", message, facts)
 
     def error(self, message: str, **facts: object) -> None:
-        """Needs a look now. With exc_info=True the traceback of the exception at hand."""
+        """Needs a look now."""
         self._say(logging.ERROR, "error", message, facts)
+
+    def exception(self, message: str, **facts: object) -> None:
+        """An error, with the traceback of the exception at hand."""
+        self.error(message, **facts, exc_info=True)
 
     def _say(self, level: int, name: str, message: str, facts: dict[str, object]) -> None:
         if level >= Log.level:

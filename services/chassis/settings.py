@@ -1,6 +1,7 @@
 """Where things are for this process: the SHOPMESH_* environment, read once."""
 
 import ipaddress
+import os
 import secrets
 import socket
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Settings:
     mesh_listen: str
 
     @classmethod
-    def read(cls, service: str, environ: Mapping[str, str]) -> Self:
+    def read(cls, service: str, environ: Mapping[str, str] = os.environ) -> Self:
         """Unset and empty variables have the defaults of a local stack. Raises SettingInvalid."""
 
         def value(name: str, default: str) -> str:

@@ -39,9 +39,8 @@ class EtcdServer(Server):
 def running_etcd() -> Iterator[EtcdServer]:
     """Starts one and removes it, with all its data, in the end."""
     with TemporaryDirectory(prefix="shopmesh-test-etcd-") as folder:
-        server = EtcdServer(Path(folder))
+        server = EtcdServer(Path(folder)).start()
         try:
-            server.start()
             yield server
         finally:
             server.kill()

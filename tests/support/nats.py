@@ -32,9 +32,8 @@ class NatsServer(Server):
 def running_nats() -> Iterator[NatsServer]:
     """Starts one and removes it, with all its data, in the end."""
     with TemporaryDirectory(prefix="shopmesh-test-nats-") as folder:
-        server = NatsServer(Path(folder))
+        server = NatsServer(Path(folder)).start()
         try:
-            server.start()
             yield server
         finally:
             server.kill()

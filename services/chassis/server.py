@@ -1,0 +1,257 @@
+"""The life of a process: start, take calls, be found, drain, end."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import grpc
+import httpx
+import uvloop
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from mesh.v1 import config_pb2, registry_pb2
+
+from services.chassis import client, logs
+from services.chassis.auth import Keys, Rule, ServiceToken, Tokens, admitted, rules_of
+from services.chassis.bus import Bus
+from services.chassis.config import LiveConfig
+from services.chassis.database import Database
+from services.chassis.etcd import Etcd
+from services.chassis.interceptors import Around, bounded, refused, told, traced
+from services.chassis.messages import from_duration, violations
+from services.chassis.reflection import add_reflection
+from services.chassis.registry import Registration
+from services.chassis.settings import SettingInvalid, Settings
+from services.chassis.tracing import suppress_instrumentation, tracing
+from services.files import resource
+
+HEARD_S = 0.2
+"""How long after DRAINING calls still come: by then every Envoy has heard of it."""
+GRACE_S = 5.0
+"""How long a draining process finishes what it has."""
+IDENTITY_TIMEOUT_S = 2.0
+
+log = logs.get()
+
+
+type Add[S] = Callable[[S, grpc.aio.Server], None]
+"""The function `add_..._to_server` that protoc writes."""
+
+
+class CannotStart(Exception):
+    """Says in one line why."""
+
+
+def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"], Awaitable[None]]) -> None:
+    """Is a process of `service` until SIGTERM or Ctrl-C. Exits with 1 after an error, which it has logged.
+
+    `wire` makes the service out of what Process offers and waits for what it needs. `config` also tells the root of
+    all names: for a message of `shop.order.v1` etcd's keys begin with `/shop/`, and errors have the domain `shop`.
+    """
+    # Read by gRPC when it makes its first server: nobody forks here, and what allows it costs 3 %.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        settings = Settings.read(service)
+    except SettingInvalid as error:
+        sys.exit(f"{service}: {error}")
+    logs.configure(service, settings.instance)
+    failed = False
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_live(settings, config, wire))
+        except* asyncio.CancelledError:
+            log.info("told to stop while starting")
+        except* CannotStart as errors:
+            failed = True
+            log.error("cannot start", error=str(_leaf(errors)))  # noqa: TRY400  one clear line
+        except* Exception:
+            failed = True
+            log.exception("ended by an unexpected error")
+    log.info("stopped")
+    sys.exit(1 if failed else 0)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def guarded_server(
+    domain: str, tokens: Tokens, rules: Mapping[str, Rule], default_s: Callable[[], float]
+) -> grpc.aio.Server:
+    """A server with everything around its calls; `rules` may still be filled when servicers are added."""
+    layers = [traced, told, refused(domain), bounded(default_s), admitted(tokens, rules)]
+    return grpc.aio.server(
+        interceptors=[*tracing.server_interceptors(), Around(layers)],
+        options=[("grpc.so_reuseport", 0)],  # two processes on one port would each get some of the calls
+    )
+
+
+def add_guarded[S](server: grpc.aio.Server, add_servicer_to_server: Add[S], servicer: S) -> dict[str, Rule]:
+    """Adds the servicer of one service. Returns the rules of its rpcs, to be put into those of the server.
+
+    Raises ValueError for an rpc without a rule.
+    """
+    noting = _Noting(server)
+    add_servicer_to_server(servicer, cast("grpc.aio.Server", noting))
+    descriptor = descriptor_pool.Default().FindServiceByName(noting.service)
+    for method in descriptor.methods:
+        violations(message_factory.GetMessageClass(method.input_type)())  # compiles the checks
+    return rules_of(descriptor)
+
+
+async def _live[C: Message](
+    settings: Settings, config: type[C], wire: Callable[["Process[C]"], Awaitable[None]]
+) -> None:
+    async with AsyncExitStack() as held:
+        tracing.export(settings)
+        held.push_async_callback(asyncio.to_thread, tracing.close)
+        async with asyncio.TaskGroup() as tasks:
+            await Process(settings, config, held, tasks).live(wire)
+
+
+class Process[C: Message]:
+    """One process of a service, and all that it stands on."""
+
+    def __init__(self, settings: Settings, config: type[C], held: AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
+        self.settings = settings
+        self.draining = asyncio.Event()
+        """Set when calls should end: streams that could last for ever have to look at it."""
+        self._held, self._tasks = held, tasks
+        self._running: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self._domain = config.DESCRIPTOR.full_name.partition(".")[0]
+        self._prefix = f"/{self._domain}/"
+        self._default_s = 0.0
+        self._etcd = Etcd(",".join(settings.etcd))
+        held.push_async_callback(self._etcd.close)
+        last_good = settings.state_dir / f"{settings.instance}.json"
+        self.config = LiveConfig(
+            self._etcd, f"{self._prefix}config/{settings.service}", _seed(settings, config), last_good
+        )
+        self.config.subscribe(self._apply)
+        # What is local is not reached through a proxy.
+        http = httpx.AsyncClient(timeout=IDENTITY_TIMEOUT_S, trust_env=False)
+        held.push_async_callback(http.aclose)
+        self._token = ServiceToken(settings, http)
+        tokens = Tokens(Keys(settings.jwks_url, http), settings.issuer, settings.audience)
+        self._rules: dict[str, Rule] = {}
+        self._health = health_aio.HealthServicer()
+        self._server = guarded_server(self._domain, tokens, self._rules, lambda: self._default_s)
+
+    async def database(self, package: str) -> Database:
+        """The database of this service with the migrations of `package` applied; waits until it is there."""
+        database = await Database.connect(self.settings.database_url)
+        self._held.push_async_callback(database.close)
+        await database.migrate(package)
+        return database
+
+    async def bus(self) -> Bus:
+        """NATS; waits until it is there."""
+        bus = await Bus.connect(self.settings.nats_url, self.settings.instance)
+        self._held.push_async_callback(bus.close)
+        return bus
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        """To another service, through the mesh, with this service's own token."""
+        channel = client.channel(self.settings.mesh, service, self._token, self._domain, lambda: self._default_s)
+        self._held.push_async_callback(channel.close)
+        return channel
+
+    def add[S](self, add_servicer_to_server: Add[S], servicer: S) -> None:
+        """Serves it, with its rules, health and reflection. Raises ValueError for an rpc without a rule."""
+        self._rules.update(add_guarded(self._server, add_servicer_to_server, servicer))
+
+    def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Runs beside the calls, and is cancelled when the last of them is answered. If it fails, the process ends."""
+
+        async def running() -> None:
+            await run()
+
+        self._running.append(self._tasks.create_task(running(), name=name))
+
+    async def live(self, wire: Callable[["Process[C]"], Awaitable[None]]) -> None:
+        """Starts, takes calls until it is told to stop, drains. Raises CannotStart."""
+        starting = asyncio.current_task()
+        assert starting is not None
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, starting.cancel)
+        # Polling a table is no trace; a span that a task opens itself is.
+        with suppress_instrumentation():
+            self.background("configuration", self.config.run)
+            await wire(self)
+        address = await self._start()
+        registration = self._registration(address)
+        with suppress_instrumentation():
+            self.background("registration", registration.run)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop.set)
+        log.info("ready", address=address, version=self.settings.version)
+        await self._stop.wait()
+        await self._drain(registration)
+
+    async def _start(self) -> str:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = {method.split("/")[1] for method in self._rules}
+        add_reflection(self._server, [*services, "grpc.health.v1.Health"])
+        for service in services:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            port = self._server.add_insecure_port(self.settings.listen)
+        except RuntimeError as error:
+            raise CannotStart(f"SHOPMESH_LISTEN={self.settings.listen} cannot be bound: {error}") from None
+        await self._server.start()
+        self._held.push_async_callback(self._server.stop, None)
+        return self.settings.advertised(port)
+
+    def _registration(self, address: str) -> Registration:
+        endpoint = registry_pb2.Endpoint(address=address, version=self.settings.version)
+        endpoint.start_time.GetCurrentTime()
+        registration = Registration(self._etcd, self._prefix, self.settings.service, self.settings.instance, endpoint)
+        self._held.push_async_callback(registration.leave)
+        return registration
+
+    async def _drain(self, registration: Registration) -> None:
+        log.info("draining")
+        await registration.drain()
+        await asyncio.sleep(HEARD_S)
+        self.draining.set()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(GRACE_S)
+        for task in self._running:
+            task.cancel()
+
+    def _apply(self, config: C) -> None:
+        process: config_pb2.ProcessConfig = cast("Any", config).process
+        logs.set_level(config_pb2.ProcessConfig.LogLevel.Name(process.log_level).removeprefix("LOG_LEVEL_"))
+        tracing.sampling_percent = process.sampling_percent
+        self._default_s = from_duration(process.default_deadline).total_seconds()
+
+
+class _Noting:
+    """Stands in for a server while generated code adds a servicer, to learn what it is called."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+        self.service = ""
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:  # noqa: ANN401
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:  # noqa: ANN401
+        self._server.add_registered_method_handlers(service, handlers)
+        self.service = service
+
+
+def _seed[C: Message](settings: Settings, config: type[C]) -> C:
+    path = f"etcd/seed/config/{settings.service}.json"
+    try:
+        return json_format.Parse(resource(path).read_bytes(), config())
+    except (OSError, json_format.ParseError) as error:
+        raise CannotStart(f"{path}: {error}") from None
