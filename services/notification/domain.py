@@ -50,6 +50,8 @@ class Event:
     id: str
     headers: Mapping[str, str]
     payload: bytes
+    traceparent: str | None = None
+    """Of the span in which it was received (W3C trace context): sending continues from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,6 @@ class News:
     total: Money
     reason: str = ""
     """Why the order was rejected, as a code such as OUT_OF_STOCK."""
-    traceparent: str | None = None
-    """Of where it was heard (W3C trace context): sending continues from there."""
 
     def __post_init__(self) -> None:
         if not _ADDRESS.fullmatch(self.recipient):

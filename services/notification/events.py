@@ -1,38 +1,26 @@
 """Order's events, as they come from the stream (CloudEvents, binary mode)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
 from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
 
 from services.chassis import logs
+from services.chassis.bus import Message
 from services.chassis.messages import from_money, from_timestamp, violations
-from services.chassis.tracing import SpanKind, current_traceparent, span
 from services.notification.domain import Event, Garbled, Kind, Line, News
 from services.notification.use_cases import Hearing
 
-STREAM = "ORDERS"
+STREAM, CONSUMER = "ORDERS", "notification"
+# All that Order says: what is not known yet is passed by, and a replica of another version asks for nothing else.
+SUBJECTS = (f"{OrderPlaced.DESCRIPTOR.file.package}.*",)
 
 _KINDS: dict[str, tuple[type[OrderPlaced | OrderRejected], Kind]] = {
     OrderPlaced.DESCRIPTOR.full_name: (OrderPlaced, Kind.ORDER_PLACED),
     OrderRejected.DESCRIPTOR.full_name: (OrderRejected, Kind.ORDER_REJECTED),
 }
-
-SUBJECTS = tuple(_KINDS)
-
-
-class Message(Protocol):
-    """As the chassis' bus hands it on."""
-
-    @property
-    def subject(self) -> str: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def data(self) -> bytes: ...
 
 
 class OrderEvents:
@@ -53,13 +41,13 @@ class OrderEvents:
             id=message.headers.get("ce-id", ""),
             headers=message.headers,
             payload=message.data,
+            traceparent=message.traceparent,
         )
         if event.type not in _KINDS:
             self._unknown[event.type] += 1
             logs.get().info("event passed by", event_type=event.type, passed_by=self._unknown[event.type])
             return None
-        with span(f"receive {event.type}", SpanKind.CONSUMER, event.headers.get("traceparent")):
-            arrival = understand(event)
+        arrival = understand(event)
         if isinstance(arrival, Garbled):
             logs.get().error("event is garbled", event_type=event.type, event_id=event.id, reason=arrival.reason)
         return arrival
@@ -92,7 +80,6 @@ def _news(event: Event, kind: Kind, message: OrderPlaced | OrderRejected) -> New
         lines=tuple(Line(line.display_name, line.quantity, from_money(line.unit_price)) for line in order.lines),
         total=from_money(order.total),
         reason=order.state_reason,
-        traceparent=current_traceparent(),
     )
 
 

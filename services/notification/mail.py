@@ -57,9 +57,8 @@ class SmtpAddress:
         parts = urlsplit(url)
         ports = {"smtp": 25, "smtps": 465, "smtp+starttls": 587}
         if parts.scheme not in ports or not parts.hostname:
-            raise ValueError(
-                f"a mail server is smtp://, smtps:// or smtp+starttls://[user:password@]host[:port]: {url}"
-            )
+            # Without the URL: it may hold a password.
+            raise ValueError("a mail server is smtp://, smtps:// or smtp+starttls://[user:password@]host[:port]")
         return cls(
             host=parts.hostname,
             port=parts.port or ports[parts.scheme],

@@ -137,7 +137,7 @@ def _row(kept: tuple[News, Letter]) -> tuple[object, ...]:
         letter.text,
         news.event.type,
         news.event.id,
-        news.traceparent,
+        news.event.traceparent,
     )
 
 

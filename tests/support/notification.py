@@ -5,6 +5,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+from google.type.money_pb2 import Money as MoneyMessage
+from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
+from shop.order.v1.order_pb2 import Order
+
 from services.money import Money
 from services.notification.domain import (
     Attempt,
@@ -23,7 +27,7 @@ from services.notification.ports import Place
 
 
 def event(type: str = "shop.order.v1.OrderPlaced", payload: bytes = b"", **headers: str) -> Event:
-    return Event(type=type, id=str(uuid4()), headers=headers, payload=payload)
+    return Event(type=type, id=str(uuid4()), headers=headers, payload=payload, traceparent=headers.get("traceparent"))
 
 
 def placed(
@@ -51,6 +55,32 @@ def rejected(placed: News, reason: str = "OUT_OF_STOCK") -> News:
     return replace(
         placed, event=event("shop.order.v1.OrderRejected"), kind=Kind.ORDER_REJECTED, version=2, reason=reason
     )
+
+
+def order_placed(order_id: UUID | None = None) -> OrderPlaced:
+    """What Order puts into the stream for what `placed` tells."""
+    mugs = Order.Line(
+        product="products/blue-mug",
+        display_name="Blue mug",
+        quantity=2,
+        unit_price=MoneyMessage(currency_code="EUR", units=12, nanos=500_000_000),
+    )
+    event = OrderPlaced(version=1, recipient="ann@example.com")
+    event.order.name = f"orders/{order_id or uuid4()}"
+    event.order.customer = "customers/ann"
+    event.order.lines.append(mugs)
+    event.order.total.CopyFrom(MoneyMessage(currency_code="EUR", units=25))
+    event.order.state = Order.STATE_PLACED
+    event.order.create_time.FromDatetime(datetime(2026, 11, 24, 16, 20, tzinfo=UTC))
+    return event
+
+
+def order_rejected(placed: OrderPlaced) -> OrderRejected:
+    """What Order says when it cannot keep an order that it has accepted."""
+    event = OrderRejected(order=placed.order, version=2, recipient=placed.recipient)
+    event.order.state = Order.STATE_REJECTED
+    event.order.state_reason = "OUT_OF_STOCK"
+    return event
 
 
 @dataclass(slots=True)
@@ -124,7 +154,7 @@ class MemoryNotifications:
             create_time=row.create_time,
             number=row.attempts,
             tried_for=now - row.first_attempt_time,
-            traceparent=row.news.traceparent,
+            traceparent=row.news.event.traceparent,
         )
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:

@@ -93,7 +93,7 @@ async def test_a_page_holds_the_customers_own_newest_first_and_the_next_begins_b
 
 
 async def test_an_attempt_has_all_that_is_needed_to_send(notifications: Notifications) -> None:
-    news = replace(placed(), traceparent="00-ab-cd-01")
+    news = replace(placed(), event=event(traceparent="00-ab-cd-01"))
     await keep(notifications, news)
 
     [attempt] = await claimed(notifications)

@@ -1,50 +1,25 @@
 """What is understood of an event, and what never will be."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.type.money_pb2 import Money as MoneyMessage
-from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
-from shop.order.v1.order_pb2 import Order
+from shop.order.v1.events_pb2 import OrderPlaced
 
+from services.chassis.bus import Message
 from services.money import Money
 from services.notification.domain import Garbled, Kind, Line, News
 from services.notification.events import OrderEvents, understand
 from services.notification.use_cases import Hearing
-from tests.support.notification import MemoryNotifications, event
+from tests.support.notification import MemoryNotifications, event, order_placed, order_rejected
 
 ORDER = "2f1c1d1e-5d0b-4f0e-9a55-0d9f3c1b7a10"
-PLACED = OrderPlaced(
-    order=Order(
-        name=f"orders/{ORDER}",
-        customer="customers/ann",
-        lines=[
-            Order.Line(
-                product="products/blue-mug",
-                display_name="Blue mug",
-                quantity=2,
-                unit_price=MoneyMessage(currency_code="EUR", units=12, nanos=500_000_000),
-            )
-        ],
-        total=MoneyMessage(currency_code="EUR", units=25),
-        state=Order.STATE_PLACED,
-        create_time=Timestamp(seconds=1_795_537_200),
-    ),
-    version=1,
-    recipient="ann@example.com",
-)
+PLACED = order_placed(UUID(ORDER))
 
 
-@dataclass
-class Message:
-    """As the bus hands it on."""
-
-    data: bytes
-    subject: str = "shop.order.v1.OrderPlaced"
-    headers: dict[str, str] = field(default_factory=dict[str, str])
+def message(payload: bytes, subject: str = "shop.order.v1.OrderPlaced", **headers: str) -> Message:
+    return Message(subject, headers, payload, traceparent=None)
 
 
 def test_a_placed_order_is_understood() -> None:
@@ -62,10 +37,9 @@ def test_a_placed_order_is_understood() -> None:
 
 
 def test_a_rejected_order_is_understood_with_its_reason() -> None:
-    message = OrderRejected(order=PLACED.order, version=2, recipient="ann@example.com")
-    message.order.state_reason = "OUT_OF_STOCK"
+    payload = order_rejected(PLACED).SerializeToString()
 
-    news = understand(event("shop.order.v1.OrderRejected", payload=message.SerializeToString()))
+    news = understand(event("shop.order.v1.OrderRejected", payload=payload))
 
     assert isinstance(news, News)
     assert (news.kind, news.version, news.reason) == (Kind.ORDER_REJECTED, 2, "OUT_OF_STOCK")
@@ -104,9 +78,9 @@ def test_what_never_will_be_understood_says_why(payload: bytes, reason: str) -> 
 async def test_a_batch_is_taken_whatever_is_in_it() -> None:
     kept = MemoryNotifications()
     events = OrderEvents(Hearing(kept, lambda: None))
-    good = Message(PLACED.SerializeToString(), headers={"ce-type": "shop.order.v1.OrderPlaced", "ce-id": "1"})
-    poison = Message(b"\xff\xff\xff")
-    unknown = Message(b"\xff\xff\xff", subject="shop.order.v1.OrderPostponed")
+    good = message(PLACED.SerializeToString(), **{"ce-type": "shop.order.v1.OrderPlaced", "ce-id": "1"})
+    poison = message(b"\xff\xff\xff")
+    unknown = message(b"\xff\xff\xff", subject="shop.order.v1.OrderPostponed")
 
     await events.handle([poison, unknown, good])
 

@@ -1,0 +1,42 @@
+"""The notification service: how its parts hang together."""
+
+from shop.notification.v1.config_pb2 import NotificationConfig
+from shop.notification.v1.notification_pb2_grpc import add_NotificationServiceServicer_to_server
+
+from services.chassis.server import CannotStart, Process, run
+from services.chassis.settings import Settings
+from services.chassis.worker import Worker
+from services.notification.api import NotificationApi
+from services.notification.domain import Outcome
+from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
+from services.notification.mail import AT_ONCE, Claimed, Sender, SmtpAddress, SmtpServer
+from services.notification.store import SqlNotifications
+from services.notification.use_cases import Hearing, Showing
+
+
+async def wire(process: Process[NotificationConfig]) -> None:
+    """Events come from NATS, mails go to the SMTP server, customers look by gRPC; the table is between all of them."""
+
+    def config() -> NotificationConfig:
+        return process.config.current
+
+    notifications = SqlNotifications(await process.database("services.notification"))
+    bus = await process.bus()
+    smtp = SmtpServer(_smtp_address(process.settings), lambda: config().mail_from)
+    sender = Worker[Claimed, Outcome](Sender(notifications, smtp, config), batch=AT_ONCE)
+    events = OrderEvents(Hearing(notifications, heard=sender.wake))
+
+    process.add(add_NotificationServiceServicer_to_server, NotificationApi(Showing(notifications), config))
+    process.background("sender", sender.run)
+    process.background("events", lambda: bus.consume(STREAM, CONSUMER, SUBJECTS, events.handle))
+
+
+def _smtp_address(settings: Settings) -> SmtpAddress:
+    try:
+        return SmtpAddress.parse(settings.smtp_url)
+    except ValueError as error:
+        raise CannotStart(f"SHOPMESH_SMTP_URL: {error}") from None
+
+
+if __name__ == "__main__":
+    run("notification", NotificationConfig, wire)

@@ -1,0 +1,66 @@
+"""NotificationService: parse, one call, render."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import override
+from uuid import UUID
+
+from shop.notification.v1 import notification_pb2_grpc
+from shop.notification.v1.config_pb2 import NotificationConfig
+from shop.notification.v1.notification_pb2 import ListNotificationsRequest, ListNotificationsResponse
+from shop.notification.v1.notification_pb2 import Notification as NotificationMessage
+
+from services.chassis.auth import caller
+from services.chassis.messages import decode_page_token, encode_page_token, to_timestamp
+from services.notification.domain import Notification
+from services.notification.ports import Place
+from services.notification.use_cases import Showing
+from services.refusals import PageTokenInvalid
+
+
+class NotificationApi(notification_pb2_grpc.NotificationServiceServicer):
+    """Whose notifications they are is said by the token alone."""
+
+    def __init__(self, showing: Showing, config: Callable[[], NotificationConfig]) -> None:
+        self._showing, self._config = showing, config
+
+    @override
+    async def ListNotifications(self, request: ListNotificationsRequest, context: object) -> ListNotificationsResponse:
+        customer, config = caller().subject, self._config()
+        query = f"notifications of {customer}"
+        page = await self._showing.page(
+            customer,
+            # AIP-158: 0 is the default, more than the maximum is the maximum.
+            min(request.page_size or config.default_page_size, config.max_page_size),
+            _place(query, request.page_token) if request.page_token else None,
+        )
+        return ListNotificationsResponse(
+            notifications=map(_rendered, page.notifications),
+            next_page_token=encode_page_token(query, (page.next[0].isoformat(), str(page.next[1])))
+            if page.next
+            else "",
+        )
+
+
+def _place(query: str, token: str) -> Place:
+    key = decode_page_token(query, token)
+    try:
+        time, id = map(str, key)
+        return datetime.fromisoformat(time), UUID(id)
+    except ValueError:
+        raise PageTokenInvalid from None
+
+
+def _rendered(notification: Notification) -> NotificationMessage:
+    message = NotificationMessage(
+        name=f"customers/{notification.customer}/notifications/{notification.id}",
+        order=f"orders/{notification.order_id}",
+        kind=NotificationMessage.Kind.Value(f"KIND_{notification.kind.value}"),
+        recipient=notification.recipient,
+        subject=notification.subject,
+        state=NotificationMessage.State.Value(f"STATE_{notification.state.value}"),
+        create_time=to_timestamp(notification.create_time),
+    )
+    if notification.send_time:
+        message.send_time.CopyFrom(to_timestamp(notification.send_time))
+    return message
