@@ -1,7 +1,6 @@
 """What must hold of a catalogue, run against every implementation of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -13,16 +12,9 @@ from services.product.ports import Catalog
 from services.product.store import SqlCatalog
 from services.product.use_cases import Browsing, PageSizes
 from services.refusals import RequestIdReused
-from tests.support.postgres import Postgres
 from tests.support.product import MemoryCatalog
 
 MUG = Description("Mug", "Holds tea.", Money.of("EUR", 12, 500_000_000), "https://example.com/mug.png")
-
-
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.product") as database:
-        yield database
 
 
 @pytest.fixture(params=["memory", "sql"])

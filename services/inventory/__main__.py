@@ -1,0 +1,25 @@
+"""`python -m services.inventory`: one process of the inventory service."""
+
+from shop.inventory.v1.config_pb2 import InventoryConfig
+from shop.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
+
+from services.chassis.messages import from_duration
+from services.chassis.server import Process, run
+from services.inventory.api import InventoryService
+from services.inventory.reaper import Reaper
+from services.inventory.store import SqlReservations, SqlStocks
+from services.inventory.use_cases import Warehouse
+
+
+async def wire(process: Process[InventoryConfig]) -> None:
+    """Stock and reservations lie in one database, and a reaper goes round in it."""
+    database = await process.database("services.inventory")
+    warehouse = Warehouse(SqlReservations(database))
+    process.add(add_InventoryServiceServicer_to_server, InventoryService(warehouse, SqlStocks(database)))
+    reaper = Reaper(warehouse, lambda: from_duration(process.config.current.reap_interval))
+    process.config.subscribe(lambda _: reaper.interval_changed())
+    process.background("reaper", reaper.run)
+
+
+if __name__ == "__main__":
+    run("inventory", InventoryConfig, wire)

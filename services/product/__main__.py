@@ -1,0 +1,23 @@
+"""`python -m services.product`: one process of the product service."""
+
+from shop.product.v1.config_pb2 import ProductConfig
+from shop.product.v1.product_pb2_grpc import add_ProductServiceServicer_to_server
+
+from services.chassis.server import Process, run
+from services.product.api import ProductService
+from services.product.store import SqlCatalog
+from services.product.use_cases import Browsing, PageSizes
+
+
+async def wire(process: Process[ProductConfig]) -> None:
+    """A catalogue in a database; how large its pages are may change at any moment."""
+    catalog = SqlCatalog(await process.database("services.product"))
+
+    def page_sizes() -> PageSizes:
+        return PageSizes(process.config.current.default_page_size, process.config.current.max_page_size)
+
+    process.add(add_ProductServiceServicer_to_server, ProductService(catalog, Browsing(catalog, page_sizes)))
+
+
+if __name__ == "__main__":
+    run("product", ProductConfig, wire)

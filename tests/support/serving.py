@@ -1,0 +1,73 @@
+"""A service as its callers see it: within the test, with all that the chassis puts around its rpcs, or as a process."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import override
+
+import grpc
+import httpx
+
+from services.chassis.auth import Keys, Rule, Tokens
+from services.chassis.server import Add, add_guarded, guarded_server
+from tests.support.etcd import EtcdServer
+from tests.support.issuer import AUDIENCE, Issuer
+from tests.support.servers import Server
+
+type Metadata = Sequence[tuple[str, str]]
+
+
+def bearing(token: str) -> Metadata:
+    """Metadata of a call with this token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+@asynccontextmanager
+async def serving[S](add_servicer_to_server: Add[S], servicer: S, issuer: Issuer) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the servicer, which trusts the issuer."""
+    rules: dict[str, Rule] = {}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
+        server = guarded_server("shop", tokens, rules, lambda: 60.0)
+        rules.update(add_guarded(server, add_servicer_to_server, servicer))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield channel
+        finally:
+            await server.stop(None)
+
+
+class ServiceProcess(Server):
+    """`python -m services.<service>`, found by its port; `address` is where it is called."""
+
+    def __init__(self, service: str, folder: Path, **environment: str) -> None:
+        super().__init__(folder)
+        self._service = service
+        self._environment = {"LISTEN": self.address, "STATE_DIR": str(folder), **environment}
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @override
+    def command(self) -> Sequence[str | Path]:
+        variables = [f"SHOPMESH_{name}={value}" for name, value in self._environment.items()]
+        return ["env", *variables, sys.executable, "-m", f"services.{self._service}"]
+
+
+@contextmanager
+def running_service(service: str, *, database_url: str, etcd: EtcdServer, issuer: Issuer) -> Iterator[ServiceProcess]:
+    """From the moment it takes calls until it has ended, and has taken its name out of etcd."""
+    with TemporaryDirectory(prefix=f"shopmesh-test-{service}-") as folder:
+        process = ServiceProcess(
+            service, Path(folder), DATABASE_URL=database_url, ETCD=etcd.endpoint, ISSUER=issuer.url
+        )
+        process.start()
+        try:
+            yield process
+        finally:
+            process.stop()
