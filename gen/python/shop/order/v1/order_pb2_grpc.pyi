@@ -23,8 +23,8 @@ class OrderServiceStub:
     one order. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
     FAILED_PRECONDITION/REQUEST_ID_REUSED (metadata: order) when the request_id placed other lines,
     FAILED_PRECONDITION/EMAIL_MISSING, NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED,
-    UNAVAILABLE/CATALOG_UNAVAILABLE and UNAVAILABLE/INVENTORY_UNAVAILABLE. A refused attempt does not use up its
-    request_id.
+    UNAVAILABLE/CATALOG_UNAVAILABLE, UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less
+    than 500 ms of the call are left before stock is held. A refused attempt does not use up its request_id.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
     """Gets one order of the caller. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's."""
@@ -46,8 +46,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         one order. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
         FAILED_PRECONDITION/REQUEST_ID_REUSED (metadata: order) when the request_id placed other lines,
         FAILED_PRECONDITION/EMAIL_MISSING, NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED,
-        UNAVAILABLE/CATALOG_UNAVAILABLE and UNAVAILABLE/INVENTORY_UNAVAILABLE. A refused attempt does not use up its
-        request_id.
+        UNAVAILABLE/CATALOG_UNAVAILABLE, UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less
+        than 500 ms of the call are left before stock is held. A refused attempt does not use up its request_id.
         """
 
     @_abc_1.abstractmethod
