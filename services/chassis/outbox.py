@@ -30,14 +30,14 @@ class Event:
     has its own."""
 
 
-class Events(Protocol):
+class Events[E: Event](Protocol):
     """The table of events, as the relay needs it."""
 
-    async def claim_events(self, most: int) -> Sequence[Event]:
+    async def claim_events(self, most: int) -> Sequence[E]:
         """Leases unsent ones of which no earlier unsent one of the same thing exists, oldest first."""
         ...
 
-    async def settle_events(self, outcomes: Sequence[tuple[Event, Failed | None]]) -> None:
+    async def settle_events(self, outcomes: Sequence[tuple[E, Failed | None]]) -> None:
         """None: it is sent. Failed: keeps the error and backs off. Only those whose lease is still ours."""
         ...
 
@@ -50,19 +50,19 @@ class Events(Protocol):
         ...
 
 
-class Relay:
+class Relay[E: Event]:
     """A job for a Worker: claims nothing while the bus is away."""
 
     name = "relay"
 
-    def __init__(self, events: Events, bus: Bus, *, stream: str, subjects: Sequence[str], source: str) -> None:
+    def __init__(self, events: Events[E], bus: Bus, *, stream: str, subjects: Sequence[str], source: str) -> None:
         """`source` is the CloudEvents source, such as `/shop/order`."""
         self._events, self._bus = events, bus
         self._stream, self._subjects, self._source = stream, subjects, source
         self._looked = 0
         """In which connection of the bus the stream was looked at."""
 
-    async def claim(self, most: int) -> Sequence[Event]:
+    async def claim(self, most: int) -> Sequence[E]:
         """Looks after the stream first, once per connection: NATS may have come back empty."""
         if not self._bus.connected:
             return []
@@ -74,15 +74,15 @@ class Relay:
             self._looked = connection
         return await self._events.claim_events(min(most, AT_ONCE))
 
-    async def act(self, items: Sequence[Event]) -> Sequence[Failed | None]:
+    async def act(self, items: Sequence[E]) -> Sequence[Failed | None]:
         """Publishes them side by side."""
         return await each(self._publish, items, at_once=AT_ONCE)
 
-    async def settle(self, outcomes: Sequence[tuple[Event, Failed | None]]) -> None:
+    async def settle(self, outcomes: Sequence[tuple[E, Failed | None]]) -> None:
         """Marks what is sent."""
         await self._events.settle_events(outcomes)
 
-    async def _publish(self, event: Event) -> None:
+    async def _publish(self, event: E) -> None:
         attributes = {
             "messaging.system": "nats",
             "messaging.operation.type": "send",
@@ -96,7 +96,7 @@ class Relay:
                 self._looked = 0  # the stream may be gone
                 raise
 
-    def _headers(self, event: Event) -> dict[str, str]:
+    def _headers(self, event: E) -> dict[str, str]:
         """CloudEvents 1.0, NATS protocol binding, binary mode."""
         headers = {
             "Nats-Msg-Id": f"{event.id}/{event.resends}" if event.resends else str(event.id),
