@@ -1,0 +1,170 @@
+"""What customers can do with orders, and how Inventory is brought to what an order says. No transport, no SQL."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.order.domain import (
+    Cart,
+    Customer,
+    DeadlineTooShort,
+    InventoryUnavailable,
+    Order,
+    OrderPlaced,
+    OrderRejected,
+    OutOfStock,
+    ReservationNotFound,
+    State,
+    Terms,
+    order_id,
+)
+from services.order.ports import Catalog, NotConfirmed, Orders, Stock
+from services.refusals import Refusal, RequestIdReused, Unavailable
+
+KEPT_BACK_S = 0.3
+"""Of the caller's time: for keeping the order and answering, once stock was promised."""
+LEAST_S = 0.5
+"""With less time than this left, nothing is begun that may be given up half-way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """The order desk."""
+
+    orders: Orders
+    catalog: Catalog
+    stock: Stock
+    terms: Callable[[], Terms]
+    now: Callable[[], datetime]
+    time_left: Callable[[], float | None]
+    """Seconds of the call that is being served; None without a deadline."""
+    clock: Callable[[], float] = field(default=time.monotonic)
+
+    async def place(self, customer: Customer, cart: Cart, request_id: str) -> Order:
+        """Prices and promises `cart`, then keeps the order.
+
+        Every try of one request gets the order that the first successful one placed, as it is now. Raises
+        RequestIdReused when that has other lines; what was refused leaves the request_id free, for any cart.
+        """
+        id = order_id(customer.id, request_id, cart)
+        order = await self.orders.by_request(customer.id, request_id)
+        if order is None:
+            try:
+                order = await self._place(id, customer, cart, request_id)
+            except Refusal:
+                # Another try of this request may have placed the order meanwhile: then that is the answer.
+                order = await self.orders.by_request(customer.id, request_id)
+                if order is None:
+                    raise
+            if order.id != id:
+                await self._give_back(id)
+        if order.id != id:
+            raise RequestIdReused(order=f"orders/{order.id}")
+        return order
+
+    async def _place(self, id: UUID, customer: Customer, cart: Cart, request_id: str) -> Order:
+        offers = await self.catalog.offers(cart.products)
+        order = Order.place(id, customer, cart.priced(offers), self.now())
+        terms, began = self.terms(), self.clock()
+        # Promise first: a hold without an order lapses by itself, an order without a hold does not.
+        await self.stock.reserve(id, cart, terms.hold_ttl, self._reserve_timeout_s(terms))
+        if self.clock() - began > terms.hold_ttl.total_seconds() / 2:
+            # The hold may lapse before the settler confirms it. A retry renews it.
+            raise InventoryUnavailable
+        return await _to_the_end(self.orders.add(order, OrderPlaced(order), request_id))
+
+    def _reserve_timeout_s(self, terms: Terms) -> float:
+        most, left = terms.reserve_timeout.total_seconds(), self.time_left()
+        if left is None:
+            return most
+        if left < LEAST_S:
+            raise DeadlineTooShort
+        return min(most, left - KEPT_BACK_S)
+
+    async def _give_back(self, id: UUID) -> None:
+        """The key of this request is taken by another order for good, so none with our id can ever exist."""
+        try:
+            await self.stock.release(id)
+        except Unavailable:
+            return  # Then the hold lapses.
+
+    async def get(self, order_id: UUID, customer_id: str) -> Order:
+        """Raises OrderNotFound."""
+        return await self.orders.get(order_id, customer_id)
+
+    async def newest(
+        self, customer_id: str, page_size: int, before: tuple[datetime, UUID] | None
+    ) -> tuple[Sequence[Order], tuple[datetime, UUID] | None]:
+        """One page, the newest order first, and where the next page begins. A page_size of 0 is the default one."""
+        terms = self.terms()
+        size = min(page_size or terms.default_page_size, terms.max_page_size)
+        orders = await self.orders.newest(customer_id, size + 1, before)
+        if len(orders) <= size:
+            return orders, None
+        return orders[:size], (orders[size - 1].create_time, orders[size - 1].id)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Inventory is where this version of the order wants it."""
+
+
+type Settlement = Settled | OrderRejected | Refusal
+"""What comes out for one order; a Refusal says why it must be tried again, on the row as it is then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """Brings Inventory to what orders say, however often it is asked to.
+
+    PLACED    confirm: confirmed -> settled; OUT_OF_STOCK -> REJECTED; not found -> reserve, then confirm;
+              released -> somebody else changed the order: again, with the row as it is then
+    REJECTED  release -> settled
+    """
+
+    stock: Stock
+    terms: Callable[[], Terms]
+    now: Callable[[], datetime]
+
+    async def settle(self, orders: Sequence[Order]) -> list[Settlement]:
+        """One outcome per order, in their order. Raises no refusal."""
+        answers = await self._confirm([order.id for order in orders if order.state is State.PLACED])
+        return await asyncio.gather(*(self._one(order, answers.get(order.id)) for order in orders))
+
+    async def _one(self, order: Order, answer: NotConfirmed | None) -> Settlement:
+        try:
+            if order.state is State.REJECTED:
+                await self.stock.release(order.id)
+            elif isinstance(answer, ReservationNotFound):
+                await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)
+                answer = (await self.stock.confirm([order.id]))[order.id]
+        except Refusal as refusal:
+            return self._refused(order, refusal)
+        return self._refused(order, answer) if answer else Settled()
+
+    def _refused(self, order: Order, refusal: Refusal) -> OrderRejected | Refusal:
+        if isinstance(refusal, OutOfStock):
+            return OrderRejected(order.reject(refusal.reason, self.now()))
+        return refusal
+
+    async def _confirm(self, ids: Sequence[UUID]) -> Mapping[UUID, NotConfirmed | None]:
+        if not ids:
+            return {}
+        try:
+            return await self.stock.confirm(ids)
+        except InventoryUnavailable as refusal:
+            return dict.fromkeys(ids, refusal)
+
+
+async def _to_the_end[T](work: Coroutine[Any, Any, T]) -> T:
+    """Lets the work end also when the call is cancelled, and the call end only then."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
