@@ -1,0 +1,168 @@
+"""What the settler claims and writes, over a real table."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
+
+import pytest
+from shop.order.v1 import events_pb2
+
+from services.chassis.database import Database
+from services.chassis.worker import Failed, Worker
+from services.order.domain import Order, OrderPlaced, OrderRejected, State
+from services.order.store import Claimed, SettlerJob, SqlOrders
+from services.order.use_cases import Settled, Settlement, Settling
+from tests.support.postgres import Postgres
+from tests.support.waiting import eventually
+from tests.unit.order.fakes import NOON, TERMS, Warehouse, order
+
+ONE_O_CLOCK = NOON + timedelta(hours=1)
+
+
+@pytest.fixture
+async def database(postgres: Postgres) -> AsyncIterator[Database]:
+    async with postgres.database("services.order") as database:
+        yield database
+
+
+async def nothing(orders: Sequence[Order]) -> Sequence[Settlement]:
+    raise AssertionError(orders)
+
+
+def settler(
+    database: Database, act: Callable[[Sequence[Order]], Awaitable[Sequence[Settlement]]] = nothing
+) -> SettlerJob:
+    return SettlerJob(database, act, committed=lambda: None)
+
+
+async def placed(database: Database, request_id: str = "r1") -> Order:
+    one = order(request_id=request_id)
+    return await SqlOrders(database, committed=lambda: None).add(one, OrderPlaced(one), request_id)
+
+
+async def the_order(database: Database, id: object) -> dict[str, object]:
+    row = await database.fetchrow("select * from orders where id = $1", id)
+    assert row
+    return dict(row)
+
+
+async def let_leases_end(database: Database) -> None:
+    await database.execute("update orders set claimed_until = now() - interval '1 s'")
+
+
+async def test_an_order_is_claimed_once(database: Database) -> None:
+    ids = {(await placed(database, f"r{number}")).id for number in range(20)}
+
+    batches = await asyncio.gather(*(settler(database).claim(5) for _ in range(8)))
+
+    claimed = [item.order.id for batch in batches for item in batch]
+    assert len(claimed) == len(set(claimed))
+    rest = [item.order.id for item in await settler(database).claim(100)]
+    assert {*claimed, *rest} == ids
+
+
+async def test_what_a_dead_replica_has_claimed_is_left_to_the_others(database: Database) -> None:
+    one = await placed(database)
+    await settler(database).claim(5)
+    assert not await settler(database).claim(5)
+
+    await let_leases_end(database)
+
+    assert [item.order for item in await settler(database).claim(5)] == [one]
+
+
+async def test_a_settled_order_is_never_claimed_again(database: Database) -> None:
+    one = await placed(database)
+    [claimed] = await settler(database).claim(5)
+
+    await settler(database).settle([(claimed, Settled())])
+
+    row = await the_order(database, one.id)
+    assert row["settled_time"] is not None
+    assert row["version"] == 1
+    await let_leases_end(database)
+    assert not await settler(database).claim(5)
+
+
+async def test_a_failure_is_written_down_and_tried_again_after_a_pause(database: Database) -> None:
+    one = await placed(database)
+    [claimed] = await settler(database).claim(5)
+
+    await settler(database).settle([(claimed, Failed("INVENTORY_UNAVAILABLE"))])
+
+    row = await the_order(database, one.id)
+    assert (row["last_error"], row["attempts"]) == ("INVENTORY_UNAVAILABLE", 1)
+    assert await eventually(lambda: settler(database).claim(5), "the order is claimed again")
+
+
+async def test_a_rejection_is_the_next_version_with_its_event_in_the_trace_of_the_first(database: Database) -> None:
+    one = await placed(database)
+    await database.execute("update order_events set traceparent = '00-trace'")
+    [claimed] = await settler(database).claim(5)
+
+    await settler(database).settle([(claimed, OrderRejected(one.reject("OUT_OF_STOCK", ONE_O_CLOCK)))])
+
+    orders = SqlOrders(database, committed=lambda: None)
+    rejected = await orders.get(one.id, "ann")
+    assert (rejected.state, rejected.state_reason, rejected.version) == (State.REJECTED, "OUT_OF_STOCK", 2)
+    assert (rejected.create_time, rejected.update_time) == (NOON, ONE_O_CLOCK)
+    first, second = await database.fetch("select * from order_events order by version")
+    assert (second["version"], second["type"]) == (2, "shop.order.v1.OrderRejected")
+    assert second["event_id"] != first["event_id"]
+    assert second["traceparent"] == "00-trace"
+    event = events_pb2.OrderRejected.FromString(second["payload"])
+    assert (event.version, event.recipient, event.order.etag) == (2, "ann@example.com", '"2"')
+    [again] = await settler(database).claim(5)
+    assert again.order == rejected
+
+
+@pytest.mark.parametrize("outcome", ["settled", "rejected"])
+async def test_an_order_that_changed_meanwhile_is_not_touched(database: Database, outcome: str) -> None:
+    one = await placed(database)
+    [claimed] = await settler(database).claim(5)
+    rejected = OrderRejected(one.reject("OUT_OF_STOCK", ONE_O_CLOCK))
+    await settler(database).settle([(claimed, rejected)])
+    before = await the_order(database, one.id)
+
+    await settler(database).settle([(claimed, Settled() if outcome == "settled" else rejected)])
+
+    assert await the_order(database, one.id) == before
+    assert await database.fetchval("select count(*) from order_events") == 2
+
+
+async def test_a_failure_after_the_lease_is_nobodys(database: Database) -> None:
+    one = await placed(database)
+    [claimed] = await settler(database).claim(5)
+    await let_leases_end(database)
+    [by_another] = await settler(database).claim(5)
+
+    await settler(database).settle([(claimed, Failed("too late"))])
+
+    row = await the_order(database, one.id)
+    assert (row["claimed_until"], row["last_error"]) == (by_another.lease, None)
+
+
+async def test_orders_are_settled_by_many_replicas_until_none_is_left(database: Database) -> None:
+    stock = Warehouse()
+    ids = [(await placed(database, f"r{number}")).id for number in range(30)]
+    stock.held = {id: "EXPIRED" if number % 3 == 0 else "HELD" for number, id in enumerate(ids)}
+    stock.short = {"mug"}
+    settling = Settling(stock, lambda: TERMS, lambda: ONE_O_CLOCK)
+
+    async def all_settled() -> bool:
+        return not await database.fetchval("select count(*) from orders where settled_time is null")
+
+    async with asyncio.TaskGroup() as replicas:
+        running = [
+            replicas.create_task(
+                Worker[Claimed, Settled | OrderRejected](settler(database, settling.settle), batch=4, poll_s=0.05).run()
+            )
+            for _ in range(3)
+        ]
+        await eventually(all_settled, "every order is settled")
+        for task in running:
+            task.cancel()
+
+    states = {row["id"]: row["state"] for row in await database.fetch("select id, state from orders")}
+    assert states == {id: "REJECTED" if number % 3 == 0 else "PLACED" for number, id in enumerate(ids)}
+    assert set(stock.held.values()) == {"CONFIRMED", "RELEASED"}

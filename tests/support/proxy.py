@@ -1,0 +1,53 @@
+"""A wire that can be cut."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Proxy:
+    """Passes TCP connections on to a port of 127.0.0.1."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.answers_to_lose = 0
+        """So many answers, from now on, that came from the server never arrive: their connections are cut instead."""
+        self._target = target
+
+    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            async with asyncio.TaskGroup() as both:
+                asked = both.create_task(self._pump(reader, there_writer))
+                both.create_task(self._answers(there_reader, writer)).add_done_callback(lambda _: asked.cancel())
+        finally:
+            writer.close()
+            there_writer.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if self.answers_to_lose:
+                    self.answers_to_lose -= 1
+                    return
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def proxy_to(target: int) -> AsyncIterator[Proxy]:
+    """A proxy in front of a port of 127.0.0.1, on a port of its own."""
+    proxy = Proxy(target)
+    server = await asyncio.start_server(proxy.pass_on, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
