@@ -1,0 +1,54 @@
+"""The process of the order service."""
+
+from datetime import UTC, datetime
+
+from shop.order.v1.config_pb2 import OrderConfig
+from shop.order.v1.order_pb2_grpc import add_OrderServiceServicer_to_server
+
+from services.chassis.interceptors import time_left
+from services.chassis.messages import from_duration
+from services.chassis.server import Process, run
+from services.chassis.worker import Worker
+from services.order.api import OrderApi
+from services.order.domain import Terms
+from services.order.events import relay
+from services.order.peers import GrpcCatalog, GrpcStock
+from services.order.store import SettlerJob, SqlOrders
+from services.order.use_cases import Ordering, Settling
+
+
+async def wire(process: Process[OrderConfig]) -> None:
+    """Puts the service together."""
+
+    def terms() -> Terms:
+        return terms_of(process.config.current)
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    def committed() -> None:
+        sending.wake()
+        settling.wake()
+
+    database = await process.database("services.order")
+    stock = GrpcStock(process.channel("inventory"))
+    sending = Worker(relay(database, await process.bus()))
+    settling = Worker(SettlerJob(database, Settling(stock, terms, now).settle, committed))
+    process.background(SettlerJob.name, settling.run)
+    process.background("relay", sending.run)
+    orders, catalog = SqlOrders(database, committed), GrpcCatalog(process.channel("product"))
+    process.add(add_OrderServiceServicer_to_server, OrderApi(Ordering(orders, catalog, stock, terms, now, time_left)))
+
+
+def terms_of(config: OrderConfig) -> Terms:
+    """What the operator has set, in the words of the domain."""
+    return Terms(
+        default_page_size=config.default_page_size,
+        max_page_size=config.max_page_size,
+        hold_ttl=from_duration(config.hold_ttl),
+        reserve_timeout=from_duration(config.reserve_timeout),
+    )
+
+
+if __name__ == "__main__":
+    run("order", OrderConfig, wire)

@@ -1,0 +1,50 @@
+"""OrderService: parse, one call, render."""
+
+from datetime import datetime
+from typing import override
+from uuid import UUID
+
+from shop.order.v1 import order_pb2, order_pb2_grpc
+
+from services.chassis import logs
+from services.chassis.auth import caller
+from services.chassis.messages import decode_page_token, encode_page_token
+from services.order.contract import order_message
+from services.order.domain import Cart, Customer
+from services.order.use_cases import Ordering
+
+
+class OrderApi(order_pb2_grpc.OrderServiceServicer):
+    """Whose order it is, is said by the token alone."""
+
+    def __init__(self, ordering: Ordering) -> None:
+        self._ordering = ordering
+
+    @override
+    async def PlaceOrder(self, request: order_pb2.PlaceOrderRequest, context: object) -> order_pb2.PlaceOrderResponse:
+        customer = Customer(caller().subject, caller().email or "")
+        cart = Cart.of((line.product.removeprefix("products/"), line.quantity) for line in request.order.lines)
+        order = await self._ordering.place(customer, cart, request.request_id)
+        logs.bind_order(f"orders/{order.id}")
+        return order_pb2.PlaceOrderResponse(order=order_message(order))
+
+    @override
+    async def GetOrder(self, request: order_pb2.GetOrderRequest, context: object) -> order_pb2.GetOrderResponse:
+        logs.bind_order(request.name)
+        order = await self._ordering.get(UUID(request.name.removeprefix("orders/")), caller().subject)
+        return order_pb2.GetOrderResponse(order=order_message(order))
+
+    @override
+    async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: object) -> order_pb2.ListOrdersResponse:
+        query = f"orders of {caller().subject}"
+        before = _position(decode_page_token(query, request.page_token)) if request.page_token else None
+        orders, beyond = await self._ordering.newest(caller().subject, request.page_size, before)
+        return order_pb2.ListOrdersResponse(
+            orders=[order_message(order) for order in orders],
+            next_page_token=encode_page_token(query, (beyond[0].isoformat(), str(beyond[1]))) if beyond else "",
+        )
+
+
+def _position(key: list[str | int]) -> tuple[datetime, UUID]:
+    time, id = key
+    return datetime.fromisoformat(str(time)), UUID(str(id))
