@@ -1,6 +1,8 @@
 """What the pool says about statements when the server, the connection or the caller goes away."""
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ import asyncpg
 import pytest
 
 from services.chassis import database as module
-from services.chassis.database import Database, DatabaseUnavailable, OutcomeUnknown
+from services.chassis.database import Connection, Database, DatabaseUnavailable, OutcomeUnknown
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.waiting import eventually
 
@@ -100,6 +102,35 @@ async def test_a_transaction_is_done_or_not(database: Database) -> None:
     with pytest.raises(asyncpg.UniqueViolationError):
         await _insert(database, 3, 1)
     assert [row["n"] for row in await database.fetch("select n from t")] == [1]
+
+
+async def test_a_transaction_whose_error_was_passed_over_does_not_look_committed(database: Database) -> None:
+    await database.execute("create table t (n int)")
+
+    async def pass_over() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("insert into t values (1)")
+            with suppress(asyncpg.DivisionByZeroError):
+                await connection.execute("select 1 / 0")
+
+    with pytest.raises(RuntimeError, match="passed over"):
+        await pass_over()
+    assert await database.fetchval("select count(*) from t") == 0
+
+
+async def test_a_transaction_left_open_by_a_busy_caller_is_surely_not_done(database: Database) -> None:
+    await database.execute("create table t (n int)")
+
+    async def dawdle() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("set local idle_in_transaction_session_timeout = '20ms'")
+            await connection.execute("insert into t values (1)")
+            await eventually(lambda: _is_closed(connection), "the server has ended the connection")
+
+    with pytest.raises(DatabaseUnavailable) as refusal:
+        await dawdle()
+    assert not isinstance(refusal.value, OutcomeUnknown)
+    assert await database.fetchval("select count(*) from t") == 0
 
 
 async def test_a_connection_lost_before_the_commit_is_surely_not_done(database: Database) -> None:
@@ -202,6 +233,63 @@ async def test_a_frozen_server_is_away_within_bounds(fragile: Postgres, monkeypa
         assert await database.fetchval("select 1") == 1
 
 
+async def test_every_word_about_a_statement_is_true_when_the_server_is_killed_under_load(fragile: Postgres) -> None:
+    """Answered: it is there. DatabaseUnavailable: it is not. OutcomeUnknown: it may be."""
+    done: set[int] = set()
+    undone: set[int] = set()
+    numbers = itertools.count()
+    async with fragile.database() as database:
+        await database.execute("create table t (n int primary key)")
+
+        async def insert_for_ever() -> None:
+            while True:
+                n = next(numbers)
+                try:
+                    if n % 2:
+                        await database.execute("insert into t values ($1)", n)
+                    else:
+                        await _insert(database, n)
+                except OutcomeUnknown:
+                    pass
+                except DatabaseUnavailable:
+                    undone.add(n)
+                    await asyncio.sleep(0)
+                else:
+                    done.add(n)
+
+        writers = [asyncio.create_task(insert_for_ever()) for _ in range(16)]
+        for _ in range(3):
+            before = len(done)
+            await eventually(lambda before=before: _true(len(done) > before + 200), "rows are written")  # type: ignore[misc]
+            fragile.kill()
+            fragile.start()
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        there = {row["n"] for row in await database.fetch("select n from t")}
+    assert done <= there
+    assert not undone & there
+    assert undone
+
+
+async def test_cancelled_callers_take_no_place_with_them(database: Database) -> None:
+    chance = random.Random(7)
+    for _ in range(20):
+        tasks = [asyncio.create_task(database.fetchval("select pg_sleep(0.002)")) for _ in range(40)]
+        for task in chance.sample(tasks, 30):
+            asyncio.get_running_loop().call_later(chance.uniform(0, 0.02), task.cancel)
+        await asyncio.gather(*tasks, return_exceptions=True)
+    gate = asyncio.Barrier(8)
+
+    async def hold() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("select 1")
+            await gate.wait()  # only passes when eight are here at once
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(hold() for _ in range(8)))
+
+
 async def test_connecting_waits_for_a_server_that_starts_later(fragile: Postgres) -> None:
     url = fragile.url("postgres")
     fragile.stop()
@@ -245,3 +333,11 @@ async def _insert(database: Database, *steps: int | Callable[[], object]) -> Non
                 step()
             else:
                 await connection.execute("insert into t values ($1)", step)
+
+
+async def _is_closed(connection: Connection) -> bool:
+    return connection.is_closed()
+
+
+async def _true(answer: bool) -> bool:
+    return answer
