@@ -79,7 +79,7 @@ class Issuer:
             "exp": now + LIFESPAN_S,
             "typ": "Bearer",
             "realm_access": {"roles": list(roles)},
-            "email": email or f"{sub}@example.com",
+            "email": f"{sub}@example.com" if email is None else email,
         }
         claims = {name: value for name, value in (claims | overrides).items() if value is not None}
         signer = key or self.key

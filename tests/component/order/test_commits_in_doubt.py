@@ -36,12 +36,6 @@ async def through_a_proxy(postgres: Postgres, database: Database) -> AsyncIterat
             await far.close()
 
 
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.order") as database:
-        yield database
-
-
 async def test_an_order_whose_commit_was_not_answered_is_found_by_its_key(
     postgres: Postgres, database: Database
 ) -> None:

@@ -18,17 +18,10 @@ from services.order.events import STREAM, ClaimedEvent, SqlEvents, relay
 from services.order.store import SettlerJob, SqlOrders
 from services.order.use_cases import Settlement
 from tests.support.nats import NatsServer, running_nats
-from tests.support.postgres import Postgres
 from tests.support.waiting import eventually
 from tests.unit.order.fakes import MUG_AND_TEAPOT, NOON, order
 
 MONDAY, TUESDAY = datetime(2026, 3, 2, tzinfo=UTC), datetime(2026, 3, 3, tzinfo=UTC)
-
-
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.order") as database:
-        yield database
 
 
 @pytest.fixture(scope="module")

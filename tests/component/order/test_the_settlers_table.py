@@ -1,7 +1,7 @@
 """What the settler claims and writes, over a real table."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -12,17 +12,10 @@ from services.chassis.worker import Failed, Worker
 from services.order.domain import Order, OrderPlaced, OrderRejected, State
 from services.order.store import Claimed, SettlerJob, SqlOrders
 from services.order.use_cases import Settled, Settlement, Settling
-from tests.support.postgres import Postgres
 from tests.support.waiting import eventually
 from tests.unit.order.fakes import NOON, TERMS, Warehouse, order
 
 ONE_O_CLOCK = NOON + timedelta(hours=1)
-
-
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.order") as database:
-        yield database
 
 
 async def nothing(orders: Sequence[Order]) -> Sequence[Settlement]:

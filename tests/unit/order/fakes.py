@@ -51,7 +51,7 @@ class MemoryOrders:
     async def get(self, order_id: UUID, customer_id: str) -> Order:
         kept = self._kept.get(order_id)
         if kept is None or kept.customer.id != customer_id:
-            raise OrderNotFound(order=f"orders/{order_id}")
+            raise OrderNotFound(order=str(order_id))
         return kept
 
     async def newest(self, customer_id: str, most: int, before: tuple[datetime, UUID] | None) -> Sequence[Order]:

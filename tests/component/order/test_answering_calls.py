@@ -1,0 +1,275 @@
+"""The order service as its callers see it: over gRPC, on PostgreSQL; Product and Inventory are faked."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from google.type.money_pb2 import Money
+from grpc_status import rpc_status
+from shop.order.v1 import order_pb2 as pb
+from shop.order.v1.order_pb2_grpc import OrderServiceStub, add_OrderServiceServicer_to_server
+
+from services.chassis.database import Database
+from services.chassis.interceptors import time_left
+from services.chassis.server import Add
+from services.order.api import OrderApi
+from services.order.domain import InventoryUnavailable
+from services.order.store import SqlOrders
+from services.order.use_cases import Ordering
+from tests.support.issuer import Issuer
+from tests.support.refused import Refused, outcome
+from tests.support.serving import Metadata, bearing
+from tests.unit.order.fakes import TERMS, Catalogue, Warehouse
+
+INVALID = Refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+@pytest.fixture
+def stock() -> Warehouse:
+    return Warehouse()
+
+
+@pytest.fixture
+def grpc_servicer(database: Database, stock: Warehouse) -> OrderApi:
+    orders = SqlOrders(database, committed=lambda: None)
+    return OrderApi(Ordering(orders, Catalogue(), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left))
+
+
+@pytest.fixture
+def grpc_add_to_server() -> Add[OrderApi]:
+    return add_OrderServiceServicer_to_server
+
+
+@pytest.fixture
+def grpc_stub_cls() -> type[OrderServiceStub]:
+    return OrderServiceStub
+
+
+@pytest.fixture
+def ann(issuer: Issuer) -> Metadata:
+    return bearing(issuer.token("ann", ["customer"]))
+
+
+@pytest.fixture
+def bob(issuer: Issuer) -> Metadata:
+    return bearing(issuer.token("bob", ["customer"]))
+
+
+def place(request_id: str = "r1", **lines: int) -> pb.PlaceOrderRequest:
+    wanted = (lines or {"mug": 2}).items()
+    order = pb.Order(
+        lines=[pb.Order.Line(product=f"products/{product}", quantity=quantity) for product, quantity in wanted]
+    )
+    return pb.PlaceOrderRequest(order=order, request_id=request_id)
+
+
+async def test_an_order_is_answered_whole_and_found_again(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(teapot=1, mug=2), metadata=ann)).order
+
+    assert placed.name.startswith("orders/")
+    assert placed.customer == "customers/ann"
+    assert placed.state == pb.Order.STATE_PLACED
+    assert placed.etag == '"1"'
+    assert list(placed.lines) == [
+        pb.Order.Line(
+            product="products/mug",
+            display_name="Mug",
+            quantity=2,
+            unit_price=Money(currency_code="EUR", units=12, nanos=500_000_000),
+        ),
+        pb.Order.Line(
+            product="products/teapot",
+            display_name="Teapot",
+            quantity=1,
+            unit_price=Money(currency_code="EUR", units=39),
+        ),
+    ]
+    assert placed.total == Money(currency_code="EUR", units=64)
+    assert placed.create_time == placed.update_time
+    assert (await grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=ann)).order == placed
+    assert list((await grpc_stub.ListOrders(pb.ListOrdersRequest(), metadata=ann)).orders) == [placed]
+
+
+async def test_what_the_caller_says_of_names_prices_and_owner_is_not_read(
+    grpc_stub: OrderServiceStub, ann: Metadata
+) -> None:
+    request = place()
+    request.order.customer = "customers/bob"
+    request.order.total.CopyFrom(Money(currency_code="EUR", units=0))
+    request.order.lines[0].display_name = "Free mug"
+    request.order.lines[0].unit_price.CopyFrom(Money(currency_code="EUR", units=0))
+
+    placed = (await grpc_stub.PlaceOrder(request, metadata=ann)).order
+
+    assert (placed.customer, placed.total.units) == ("customers/ann", 25)
+    assert placed.lines[0].display_name == "Mug"
+
+
+async def test_fifty_calls_of_one_request_place_one_order(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    answers = await asyncio.gather(*(grpc_stub.PlaceOrder(place(), metadata=ann) for _ in range(50)))
+
+    assert all(answer == answers[0] for answer in answers)
+    assert len((await grpc_stub.ListOrders(pb.ListOrdersRequest(), metadata=ann)).orders) == 1
+
+
+async def test_a_request_id_that_placed_other_lines_is_refused_with_the_order_it_placed(
+    grpc_stub: OrderServiceStub, ann: Metadata
+) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
+
+    assert await outcome(grpc_stub.PlaceOrder(place(mug=3), metadata=ann)) == Refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED", {"order": placed.name.removeprefix("orders/")}
+    )
+
+
+async def test_out_of_stock_is_told_with_the_numbers(
+    grpc_stub: OrderServiceStub, stock: Warehouse, ann: Metadata
+) -> None:
+    stock.short.add("mug")
+
+    assert await outcome(grpc_stub.PlaceOrder(place(), metadata=ann)) == Refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "OUT_OF_STOCK", {"product": "mug", "requested": "2", "available": "0"}
+    )
+
+
+async def test_an_outage_is_told_as_one_and_when_to_come_again(
+    grpc_stub: OrderServiceStub, stock: Warehouse, ann: Metadata
+) -> None:
+    stock.away = InventoryUnavailable()
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await grpc_stub.PlaceOrder(place(), metadata=ann)
+
+    assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert _detail(refusal.value, error_details_pb2.ErrorInfo()).reason == "INVENTORY_UNAVAILABLE"
+    assert _detail(refusal.value, error_details_pb2.RetryInfo()).retry_delay.seconds == 1
+
+
+def _detail(error: grpc.aio.AioRpcError, detail: Any) -> Any:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stubs know sync calls only
+    assert status
+    assert any(packed.Unpack(detail) for packed in status.details)
+    return detail
+
+
+@pytest.mark.parametrize(
+    ("request_id", "lines"),
+    [
+        ("r1", []),
+        ("r1", [("products/mug", 0)]),
+        ("r1", [("products/mug", 1000)]),
+        ("r1", [("products/mug", 999), ("products/teapot", 1), ("products/mug", 1)]),
+        ("r1", [("mug", 1)]),
+        ("r1", [("products/mug", 1)] * 101),
+        ("", [("products/mug", 1)]),
+        ("r" * 65, [("products/mug", 1)]),
+        ("r\n1", [("products/mug", 1)]),
+    ],
+    ids=str,
+)
+async def test_not_a_request(
+    grpc_stub: OrderServiceStub, ann: Metadata, request_id: str, lines: list[tuple[str, int]]
+) -> None:
+    order = pb.Order(lines=[pb.Order.Line(product=product, quantity=quantity) for product, quantity in lines])
+    request = pb.PlaceOrderRequest(order=order, request_id=request_id)
+
+    assert await outcome(grpc_stub.PlaceOrder(request, metadata=ann)) == INVALID
+
+
+async def test_a_sum_of_lines_that_is_too_large_is_named_by_its_field(
+    grpc_stub: OrderServiceStub, ann: Metadata
+) -> None:
+    request = place(mug=999)
+    request.order.lines.add(product="products/mug", quantity=1)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await grpc_stub.PlaceOrder(request, metadata=ann)
+
+    [violation] = _detail(refusal.value, error_details_pb2.BadRequest()).field_violations
+    assert violation.field == "order.lines[1].quantity"
+
+
+async def test_who_has_no_address_cannot_order(grpc_stub: OrderServiceStub, issuer: Issuer) -> None:
+    nobody = bearing(issuer.token("eve", ["customer"], email=""))
+
+    assert await outcome(grpc_stub.PlaceOrder(place(), metadata=nobody)) == Refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "EMAIL_MISSING"
+    )
+
+
+async def test_an_unknown_product_is_named(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    assert await outcome(grpc_stub.PlaceOrder(place(unicorn=1), metadata=ann)) == Refused(
+        grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", {"product": "unicorn"}
+    )
+
+
+async def test_with_too_little_time_nothing_is_begun(
+    grpc_stub: OrderServiceStub, stock: Warehouse, ann: Metadata
+) -> None:
+    await grpc_stub.ListOrders(pb.ListOrdersRequest(), metadata=ann)  # Keys are fetched, connections are there.
+
+    refused = await outcome(grpc_stub.PlaceOrder(place(), metadata=ann, timeout=0.45))
+
+    assert refused == Refused(grpc.StatusCode.UNAVAILABLE, "DEADLINE_TOO_SHORT")
+    assert not stock.held
+
+
+async def test_nobody_sees_the_orders_of_others(grpc_stub: OrderServiceStub, ann: Metadata, bob: Metadata) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
+
+    assert await outcome(grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=bob)) == Refused(
+        grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", {"order": placed.name.removeprefix("orders/")}
+    )
+    assert not (await grpc_stub.ListOrders(pb.ListOrdersRequest(), metadata=bob)).orders
+
+
+async def test_pages_lead_through_all_orders_the_newest_first(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    names = [(await grpc_stub.PlaceOrder(place(f"r{number}"), metadata=ann)).order.name for number in range(5)]
+
+    seen: list[str] = []
+    request = pb.ListOrdersRequest(page_size=2)
+    while True:
+        page = await grpc_stub.ListOrders(request, metadata=ann)
+        seen += [order.name for order in page.orders]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+
+    assert seen == names[::-1]
+
+
+async def test_a_page_token_is_good_for_its_list_only(
+    grpc_stub: OrderServiceStub, ann: Metadata, bob: Metadata
+) -> None:
+    for number in range(2):
+        await grpc_stub.PlaceOrder(place(f"r{number}"), metadata=ann)
+    token = (await grpc_stub.ListOrders(pb.ListOrdersRequest(page_size=1), metadata=ann)).next_page_token
+
+    for whose, bad in ((bob, token), (ann, "rubbish"), (ann, token[:-1] + "!")):
+        refused = await outcome(grpc_stub.ListOrders(pb.ListOrdersRequest(page_token=bad), metadata=whose))
+        assert refused == Refused(grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
+
+
+async def test_a_page_cannot_be_smaller_than_nothing(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    assert await outcome(grpc_stub.ListOrders(pb.ListOrdersRequest(page_size=-1), metadata=ann)) == INVALID
+
+
+CALLS: dict[str, Callable[[OrderServiceStub, Metadata], Any]] = {
+    "PlaceOrder": lambda stub, metadata: stub.PlaceOrder(place(), metadata=metadata),
+    "GetOrder": lambda stub, metadata: stub.GetOrder(pb.GetOrderRequest(name="orders/x"), metadata=metadata),
+    "ListOrders": lambda stub, metadata: stub.ListOrders(pb.ListOrdersRequest(), metadata=metadata),
+}
+
+
+@pytest.mark.parametrize("rpc", CALLS)
+async def test_only_customers_come_in(grpc_stub: OrderServiceStub, issuer: Issuer, rpc: str) -> None:
+    carol = bearing(issuer.token("carol", ["catalog-manager", "inventory-manager"]))
+
+    assert await outcome(CALLS[rpc](grpc_stub, ())) == Refused(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+    assert await outcome(CALLS[rpc](grpc_stub, carol)) == Refused(
+        grpc.StatusCode.PERMISSION_DENIED, "ROLE_MISSING", {"roles": "customer"}
+    )
