@@ -39,8 +39,9 @@ class EtcdServer(Server):
 def running_etcd() -> Iterator[EtcdServer]:
     """Starts one and removes it, with all its data, in the end."""
     with TemporaryDirectory(prefix="shopmesh-test-etcd-") as folder:
-        server = EtcdServer(Path(folder)).start()
+        server = EtcdServer(Path(folder))
         try:
+            server.start()
             yield server
         finally:
             server.kill()

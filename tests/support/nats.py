@@ -32,8 +32,9 @@ class NatsServer(Server):
 def running_nats() -> Iterator[NatsServer]:
     """Starts one and removes it, with all its data, in the end."""
     with TemporaryDirectory(prefix="shopmesh-test-nats-") as folder:
-        server = NatsServer(Path(folder)).start()
+        server = NatsServer(Path(folder))
         try:
+            server.start()
             yield server
         finally:
             server.kill()

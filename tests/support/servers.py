@@ -1,6 +1,5 @@
 """Processes under test that can be killed and started again where they were."""
 
-import ctypes
 import signal
 import socket
 import subprocess
@@ -17,8 +16,16 @@ from tests.support.ports import free_port
 from tests.support.waiting import DEADLINE_S
 
 BIN = Path(sys.executable).parent
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+# Set by a program in between, and not in a forked copy of the tests: forking them wakes gRPC's handlers of forks, which
+# break its channels. A process keeps its death signal over exec, and loses it when it changes its user.
+_TETHERED = """
+import ctypes, os, signal, sys
+user, command = int(sys.argv[1]), sys.argv[2:]
+if user:
+    os.setgroups([]), os.setgid(user), os.setuid(user)
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+os.execv(command[0], command)
+"""
 
 
 class Server:
@@ -41,41 +48,45 @@ class Server:
         """Returns when the port accepts."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                user=self.user, group=self.user, extra_groups=None if self.user is None else [],
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  calls one function of libc
-            )  # fmt: skip
+                [sys.executable, "-IS", "-c", _TETHERED, str(self.user or 0), *self.command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+            )
         self._await_port()
         return self
 
     def kill(self) -> None:
-        """As a crash does; the port is free again when this returns."""
-        self._end(signal.SIGKILL)
+        """As a crash of the machine does: all of it at once. The port is free again when this returns."""
+        self._end(signal.SIGKILL, self._processes())
 
     def stop(self) -> None:
-        self._end(self.stop_signal)
+        self._end(self.stop_signal, self._processes()[:1])
 
     def freeze(self) -> None:
         """Connections stay open, nothing answers."""
-        self._signal_all(signal.SIGSTOP)
+        _signal(self._processes(), signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self._signal_all(signal.SIGCONT)
+        _signal(self._processes(), signal.SIGCONT)
 
-    def _signal_all(self, what: signal.Signals) -> None:
-        """The children too: PostgreSQL's have process groups of their own."""
-        assert self._process
+    def _processes(self) -> list[psutil.Process]:
+        """The server and its children: those of PostgreSQL have process groups of their own, and outlive it."""
+        if self._process is None:
+            return []
         server = psutil.Process(self._process.pid)
-        for process in (server, *server.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(what)
+        return [server, *server.children(recursive=True)]
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, how: signal.Signals, whom: list[psutil.Process]) -> None:
         if self._process is None:
             return
-        self._process.send_signal(how)
-        self._process.send_signal(signal.SIGCONT)
+        everybody = self._processes()
+        _signal(whom, how)
+        _signal(everybody, signal.SIGCONT)
         self._process.wait(DEADLINE_S)
+        psutil.wait_procs(everybody, DEADLINE_S)
         self._process = None
 
     def _await_port(self) -> None:
@@ -92,5 +103,7 @@ class Server:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _signal(processes: list[psutil.Process], what: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(what)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from uuid import uuid4
 
 import pytest
 from google.protobuf import json_format
@@ -12,8 +13,6 @@ from services.chassis.etcd import Entry, Etcd, EtcdUnavailable
 from services.chassis.registry import Registration
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.waiting import eventually
-
-KEY = "/test/endpoints/fruit/fruit-1"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,15 @@ async def client(etcd: EtcdServer) -> AsyncIterator[Etcd]:
     await client.close()
 
 
-def registration(client: Etcd, address: str = "127.0.0.1:5000") -> Registration:
+@pytest.fixture
+def key() -> str:
+    """Another in each test: records outlive their processes."""
+    return f"/test/endpoints/fruit/{uuid4()}"
+
+
+def registration(client: Etcd, key: str, address: str = "127.0.0.1:5000") -> Registration:
     endpoint = registry_pb2.Endpoint(address=address, version="0.1.0")
-    return Registration(client, "/test/", "fruit", "fruit-1", endpoint, ttl_s=2)
+    return Registration(client, "/test/", "fruit", key.rpartition("/")[2], endpoint, ttl_s=2)
 
 
 @asynccontextmanager
@@ -46,12 +51,12 @@ async def registered(registration: Registration) -> AsyncIterator[None]:
             await task
 
 
-async def found(client: Etcd, but: Entry | None = None) -> Entry:
+async def found(client: Etcd, key: str, but: Entry | None = None) -> Entry:
     """The record, another one than `but`."""
 
     async def look() -> Entry | None:
         with suppress(EtcdUnavailable):
-            entry = await client.get(KEY)
+            entry = await client.get(key)
             return entry if entry != but else None
         return None
 
@@ -60,9 +65,9 @@ async def found(client: Etcd, but: Entry | None = None) -> Entry:
     return entry
 
 
-async def gone(client: Etcd) -> None:
+async def gone(client: Etcd, key: str) -> None:
     async def look() -> bool:
-        return await client.get(KEY) is None
+        return await client.get(key) is None
 
     await eventually(look, "it is not registered")
 
@@ -71,73 +76,73 @@ def endpoint(entry: Entry) -> registry_pb2.Endpoint:
     return json_format.Parse(entry.value, registry_pb2.Endpoint())
 
 
-async def test_an_instance_is_ready_then_draining_then_gone(client: Etcd) -> None:
-    here = registration(client)
+async def test_an_instance_is_ready_then_draining_then_gone(client: Etcd, key: str) -> None:
+    here = registration(client, key)
     async with registered(here):
-        ready = await found(client)
+        ready = await found(client, key)
         assert endpoint(ready).state == registry_pb2.Endpoint.STATE_READY
         assert endpoint(ready).address == "127.0.0.1:5000"
         await here.drain()
-        assert endpoint(await found(client, but=ready)).state == registry_pb2.Endpoint.STATE_DRAINING
+        assert endpoint(await found(client, key, but=ready)).state == registry_pb2.Endpoint.STATE_DRAINING
     await here.leave()
-    assert await client.get(KEY) is None
+    assert await client.get(key) is None
 
 
-async def test_a_process_that_died_is_forgotten_after_its_lease(client: Etcd) -> None:
-    async with registered(registration(client)):
-        await found(client)
-    await gone(client)
+async def test_a_process_that_died_is_forgotten_after_its_lease(client: Etcd, key: str) -> None:
+    async with registered(registration(client, key)):
+        await found(client, key)
+    await gone(client, key)
 
 
-async def test_it_outlives_its_lease_by_renewing_it(client: Etcd) -> None:
-    here = registration(client)
-    async with registered(here):
-        entry = await found(client)
+async def test_it_outlives_its_lease_by_renewing_it(client: Etcd, key: str) -> None:
+    async with registered(registration(client, key)):
+        entry = await found(client, key)
         end = asyncio.get_running_loop().time() + 4
 
         async def twice_the_ttl_has_passed() -> bool:
-            assert await client.get(KEY) == entry
+            assert await client.get(key) == entry
             return asyncio.get_running_loop().time() > end
 
         await eventually(twice_the_ttl_has_passed, "twice the ttl has passed")
-    await here.leave()
 
 
 @pytest.mark.parametrize("loss", ["revoked", "deleted", "restarted", "wiped"])
-async def test_it_registers_again_after_a_loss(client: Etcd, etcd: EtcdServer, loss: str) -> None:
-    here = registration(client)
+async def test_it_registers_again_after_a_loss(client: Etcd, key: str, etcd: EtcdServer, loss: str) -> None:
+    here = registration(client, key)
     async with registered(here):
-        await found(client)
+        await found(client, key)
         match loss:
             case "revoked":
                 assert here._lease
                 await client.revoke(here._lease)
             case "deleted":
-                await client.delete(KEY)
+                await client.delete(key)
             case "restarted":
                 etcd.kill()
                 etcd.start()
             case _:
                 etcd.wipe()
-        assert endpoint(await found(client)).state == registry_pb2.Endpoint.STATE_READY
+        assert endpoint(await found(client, key)).state == registry_pb2.Endpoint.STATE_READY
     await here.leave()
 
 
-async def test_it_registers_when_etcd_comes_later_and_in_the_state_it_has_then(client: Etcd, etcd: EtcdServer) -> None:
+async def test_it_registers_when_etcd_comes_later_and_in_the_state_it_has_then(
+    client: Etcd, key: str, etcd: EtcdServer
+) -> None:
     etcd.stop()
-    here = registration(client)
+    here = registration(client, key)
     async with registered(here):
         async with asyncio.timeout(10):
             await here.drain()
         etcd.start()
-        assert endpoint(await found(client)).state == registry_pb2.Endpoint.STATE_DRAINING
+        assert endpoint(await found(client, key)).state == registry_pb2.Endpoint.STATE_DRAINING
     await here.leave()
 
 
-async def test_leaving_does_not_wait_for_an_etcd_that_is_away(client: Etcd, etcd: EtcdServer) -> None:
-    here = registration(client)
+async def test_leaving_does_not_wait_for_an_etcd_that_is_away(client: Etcd, key: str, etcd: EtcdServer) -> None:
+    here = registration(client, key)
     async with registered(here):
-        await found(client)
+        await found(client, key)
     etcd.freeze()
     try:
         async with asyncio.timeout(10):
@@ -145,16 +150,16 @@ async def test_leaving_does_not_wait_for_an_etcd_that_is_away(client: Etcd, etcd
             await here.leave()
     finally:
         etcd.thaw()
-    await gone(client)
+    await gone(client, key)
 
 
-async def test_who_leaves_late_does_not_take_the_record_of_its_successor(client: Etcd) -> None:
-    old, new = registration(client, "127.0.0.1:5000"), registration(client, "127.0.0.1:5001")
+async def test_who_leaves_late_does_not_take_the_record_of_its_successor(client: Etcd, key: str) -> None:
+    old, new = registration(client, key, "127.0.0.1:5000"), registration(client, key, "127.0.0.1:5001")
     async with registered(old):
-        first = await found(client)
+        first = await found(client, key)
     async with registered(new):
-        second = await found(client, but=first)
+        second = await found(client, key, but=first)
         await old.leave()
-        assert await client.get(KEY) == second
+        assert await client.get(key) == second
         assert endpoint(second).address == "127.0.0.1:5001"
     await new.leave()
