@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 import grpc
@@ -67,11 +67,12 @@ async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
         httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
     ):
         give_up = time.monotonic() + MAIL_S
-        while not (trail := await databases.trail(order_id)).is_finished or not await _arrived(mail, trail):
+        while not (trail := await databases.trail(order_id)).is_finished or not (
+            arrived := await _arrived(mail, trail)
+        ):
             if time.monotonic() > give_up:
                 raise CannotStart(f"the mail has not come within {MAIL_S:.0f} s: see `shopmesh order {order_id}`")
             await asyncio.sleep(LOOK_EVERY_S)
-    arrived = datetime.now(UTC)
     for when, where, what in _told(trail):
         story.step(where, what, when)
     story.step("mailbox", f"has “{trail.notifications[0]['subject']}”: http://{HOST}:{ports['mail']}", arrived)
@@ -127,8 +128,8 @@ def _told(trail: Trail) -> list[tuple[datetime, str, str]]:
         steps.append((trail.reservation["create_time"], "inventory", f"held {pieces} pieces in its database"))
         if trail.reservation["state"] == "CONFIRMED":
             steps.append((trail.reservation["update_time"], "inventory", "confirmed them: they have left the shelf"))
-    total = money(trail.order)
-    steps.append((trail.order["create_time"], "order", f"committed the order of {total} and its event together"))
+    committed = f"committed the order of {money(trail.order)} and its event together"
+    steps.append((trail.events[0]["create_time"], "order", committed))
     steps += [
         (event["sent_time"], "order→nats", f"{event['type']} is in the stream ORDERS")
         for event in trail.events
@@ -145,11 +146,12 @@ def _told(trail: Trail) -> list[tuple[datetime, str, str]]:
     return steps
 
 
-async def _arrived(mail: httpx.AsyncClient, trail: Trail) -> bool:
-    """The mailbox, by Mailpit's API, holds a mail with that subject."""
+async def _arrived(mail: httpx.AsyncClient, trail: Trail) -> datetime | None:
+    """When the mailbox, asked by Mailpit's API, got the mail with that subject; None while it has not."""
     try:
         answer = await mail.get("/api/v1/messages", params={"limit": 50})
     except httpx.TransportError:
-        return False
-    subjects = {message["Subject"] for message in answer.json()["messages"]}
-    return trail.notifications[0]["subject"] in subjects
+        return None
+    subject = trail.notifications[0]["subject"]
+    found = [message["Created"] for message in answer.json()["messages"] if message["Subject"] == subject]
+    return datetime.fromisoformat(found[0]) if found else None
