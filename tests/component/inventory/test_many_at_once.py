@@ -302,7 +302,7 @@ STEPS = st.lists(
 type Step = tuple[Any, ...]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 async def test_memory_and_sql_answer_the_same(in_sql: Keeper, steps: Sequence[Step]) -> None:
     assert in_sql.database
