@@ -60,11 +60,13 @@ class ServiceProcess(Server):
 
 
 @contextmanager
-def running_service(service: str, *, database_url: str, etcd: EtcdServer, issuer: Issuer) -> Iterator[ServiceProcess]:
+def running_service(
+    service: str, *, database_url: str, etcd: EtcdServer, issuer: Issuer, **environment: str
+) -> Iterator[ServiceProcess]:
     """From the moment it takes calls until it has ended, and has taken its name out of etcd."""
     with TemporaryDirectory(prefix=f"shopmesh-test-{service}-") as folder:
         process = ServiceProcess(
-            service, Path(folder), DATABASE_URL=database_url, ETCD=etcd.endpoint, ISSUER=issuer.url
+            service, Path(folder), DATABASE_URL=database_url, ETCD=etcd.endpoint, ISSUER=issuer.url, **environment
         )
         process.start()
         try:

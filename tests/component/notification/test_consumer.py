@@ -1,7 +1,7 @@
 """From the stream into the table: a real NATS, a real database, and either of them away for a while."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
@@ -13,18 +13,12 @@ from services.chassis.database import Database
 from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
 from services.notification.store import SqlNotifications
 from services.notification.use_cases import Hearing
-from tests.support.nats import NatsServer, running_nats
+from tests.support.nats import NatsServer
 from tests.support.notification import order_placed, order_rejected
 from tests.support.postgres import Postgres
 from tests.support.waiting import DEADLINE_S, eventually
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
-
-
-@pytest.fixture(scope="module")
-def stream_server() -> Iterator[NatsServer]:
-    with running_nats() as server:
-        yield server
 
 
 @pytest.fixture
@@ -38,12 +32,6 @@ async def bus(stream_server: NatsServer) -> AsyncIterator[Bus]:
     await eventually(connected, "NATS is reached")
     yield bus
     await bus.close()
-
-
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.notification") as database:
-        yield database
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -19,12 +18,6 @@ from tests.support.ports import free_port
 from tests.support.smtp import MailServer, hang_up, mail_server
 
 SHOP = "shop@example.com"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
 
 
 def attempt(news: News) -> Attempt:

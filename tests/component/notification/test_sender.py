@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
-import pytest
-from google.protobuf.duration_pb2 import Duration
 from shop.notification.v1.config_pb2 import NotificationConfig
 
 from services.chassis.database import Database, Record
@@ -17,32 +15,8 @@ from services.notification.mail import AT_ONCE, Claimed, Sender, SmtpAddress, Sm
 from services.notification.store import SqlNotifications
 from tests.support.notification import placed, rejected
 from tests.support.ports import free_port
-from tests.support.postgres import Postgres
 from tests.support.smtp import MailServer, hang_up, mail_server, welcome
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.notification") as database:
-        yield database
-
-
-@pytest.fixture
-def config() -> NotificationConfig:
-    return NotificationConfig(
-        mail_from="shop@example.com",
-        smtp_timeout=Duration(seconds=5),
-        mail_backoff_initial=Duration(nanos=10_000_000),
-        mail_backoff_max=Duration(nanos=50_000_000),
-        mail_give_up=Duration(seconds=60),
-    )
 
 
 @asynccontextmanager

@@ -34,12 +34,6 @@ async def notifications(request: pytest.FixtureRequest, postgres: Postgres) -> A
             yield SqlNotifications(database)
 
 
-@pytest.fixture
-async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.notification") as database:
-        yield database
-
-
 async def keep(inbox: Inbox, *news: News) -> None:
     await inbox.keep([(one, letter(one)) for one in news])
 
