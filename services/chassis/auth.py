@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -204,22 +204,22 @@ class Tokens:
 class ServiceToken:
     """The own token of a service (client credentials): fetched when first needed, renewed at half of its life."""
 
-    def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
-        self._settings, self._http = settings, http
+    def __init__(self, settings: Settings, http: httpx.AsyncClient, now: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._http, self._now = settings, http, now
         self._header = ""
         self._renew_at = self._expires = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
     async def header(self) -> str:
         """`Bearer ...`. Raises IdentityUnavailable; a token that is still good outlives the issuer's outage."""
-        now = time.monotonic()
+        now = self._now()
         if now >= self._renew_at and (self._fetching is None or self._fetching.done()):
             self._fetching = asyncio.create_task(self._fetch())
         if now < self._expires:
             return self._header
         assert self._fetching is not None
         await asyncio.shield(self._fetching)  # it serves others too
-        if time.monotonic() >= self._expires:
+        if self._now() >= self._expires:
             raise IdentityUnavailable
         return self._header
 
@@ -227,7 +227,7 @@ class ServiceToken:
         try:
             await self._ask()
         except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-            self._renew_at = time.monotonic() + _RETRY_S if self._header else self._renew_at
+            self._renew_at = self._now() + _RETRY_S if self._header else self._renew_at
             logs.get().warning("no token for this service", url=self._settings.token_url, error=repr(error))
 
     @tenacity.retry(
@@ -237,7 +237,7 @@ class ServiceToken:
         reraise=True,
     )
     async def _ask(self) -> None:
-        asked = time.monotonic()
+        asked = self._now()
         secret_file = self._settings.client_secret_file
         answer = await self._http.post(
             self._settings.token_url,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import override
 from urllib.parse import parse_qs
+from uuid import uuid4
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -44,11 +45,16 @@ class Key:
 
 @dataclass(slots=True)
 class Issuer:
-    """One realm. Service clients get tokens for any secret; their token requests are counted."""
+    """One realm. Service clients get tokens for any secret; requests are counted. `away`: it answers 503."""
 
     url: str
     key: Key = field(default_factory=lambda: Key("test-1"))
+    lifespan_s: float = LIFESPAN_S
+    away: bool = False
+    key_requests: int = 0
     token_requests: int = 0
+    last_form: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Of the last token request."""
 
     @property
     def jwks_url(self) -> str:
@@ -77,6 +83,7 @@ class Issuer:
             "azp": client,
             "iat": now,
             "exp": now + LIFESPAN_S,
+            "jti": str(uuid4()),
             "typ": "Bearer",
             "realm_access": {"roles": list(roles)},
             "email": f"{sub}@example.com" if email is None else email,
@@ -107,14 +114,16 @@ class _Pages(BaseHTTPRequestHandler):
     issuers: dict[int, Issuer] = {}  # noqa: RUF012  by port
 
     def do_GET(self) -> None:
+        self._issuer.key_requests += 1
         self._answer({"keys": [self._issuer.key.jwk]})
 
     def do_POST(self) -> None:
         form = parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
         self._issuer.token_requests += 1
+        self._issuer.last_form = form
         client = form["client_id"][0]
         token = self._issuer.token(f"service-account-{client}", client=client)
-        self._answer({"access_token": token, "expires_in": LIFESPAN_S, "token_type": "Bearer"})
+        self._answer({"access_token": token, "expires_in": self._issuer.lifespan_s, "token_type": "Bearer"})
 
     @property
     def _issuer(self) -> Issuer:
@@ -122,7 +131,7 @@ class _Pages(BaseHTTPRequestHandler):
 
     def _answer(self, document: object) -> None:
         body = json.dumps(document).encode()
-        self.send_response(200)
+        self.send_response(503 if self._issuer.away else 200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()

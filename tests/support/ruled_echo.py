@@ -1,29 +1,31 @@
 """A service made for tests of the chassis: its rpcs do what a test gives them to do, under rules of each kind."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import httpx
 from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
-from mesh.v1 import auth_pb2, config_pb2
+from mesh.v1 import auth_pb2
+
+from services.chassis.auth import Keys, Rule, Tokens
+from services.chassis.server import add_guarded, guarded_server
+from tests.support.issuer import AUDIENCE, Issuer
 
 SERVICE = "ruled.v1.EchoService"
 
 
 def _file() -> descriptor_pb2.FileDescriptorProto:
     """What protoc would say of a ruled/v1/ruled_echo.proto."""
-    imports = [auth_pb2.DESCRIPTOR.name, config_pb2.DESCRIPTOR.name, validate_pb2.DESCRIPTOR.name]
+    imports = [auth_pb2.DESCRIPTOR.name, validate_pb2.DESCRIPTOR.name]
     file = descriptor_pb2.FileDescriptorProto(
         name="ruled/v1/ruled_echo.proto", package="ruled.v1", syntax="proto3", dependency=imports
     )
     text = file.message_type.add(name="Text").field.add(name="text", number=1, type=9, label=1)
     text.options.Extensions[validate_pb2.field].string.max_len = 10
-    config = file.message_type.add(name="EchoConfig")
-    config.field.add(name="process", number=1, type=11, label=1, type_name=".mesh.v1.ProcessConfig")
-    config.field.add(name="greeting", number=2, type=9, label=1)
     service = file.service.add(name="EchoService")
     for name, rule, stream in (
         ("Say", auth_pb2.Rule(public=True), False),
@@ -44,7 +46,6 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
 _pool = descriptor_pool.Default()
 _pool.Add(_file())
 Text: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("ruled.v1.Text"))
-EchoConfig: type[Message] = message_factory.GetMessageClass(_pool.FindMessageTypeByName("ruled.v1.EchoConfig"))
 
 
 async def echo(request: Any, context: Any) -> Any:
@@ -99,3 +100,24 @@ class EchoStub:
             channel.unary_unary(f"/{SERVICE}/{name}", *codec) for name in ("Say", "SayToCustomer", "SayToOrder")
         )
         self.Watch = channel.unary_stream(f"/{SERVICE}/Watch", *codec)
+
+
+def bearing(token: str) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call that carries a token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+@asynccontextmanager
+async def serving(echo: Echo, issuer: Issuer, default_s: float = 60.0) -> AsyncIterator[str]:
+    """The address of a server that guards Echo as every process guards its services."""
+    rules: dict[str, Rule] = {}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
+        server = guarded_server("ruled", tokens, rules, lambda: default_s)
+        rules.update(add_guarded(server, add_echo, echo))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(None)
