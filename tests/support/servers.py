@@ -24,7 +24,7 @@ user, command = int(sys.argv[1]), sys.argv[2:]
 if user:
     os.setgroups([]), os.setgid(user), os.setuid(user)
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-os.execv(command[0], command)
+os.execvp(command[0], command)
 """
 
 
