@@ -89,6 +89,10 @@ order by create_time desc, id desc
 limit $2"""
 
 
+# What PostgreSQL says of a row that it will never take; a text can be too long for an index.
+_FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+
 class SqlNotifications:
     """Implements Inbox, Outgoing and History."""
 
@@ -100,7 +104,7 @@ class SqlNotifications:
         columns = zip(*map(_row, letters), strict=True)
         try:
             await self._database.execute(_KEEP, *columns)
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as fault:
+        except _FAULTS as fault:
             raise Unkeepable(str(fault)) from fault
 
     async def bury(self, garbled: Sequence[Garbled]) -> None:

@@ -22,8 +22,9 @@ from services.notification.domain import (
     State,
     Unkeepable,
     Verdict,
+    letter,
 )
-from services.notification.ports import Place
+from services.notification.ports import Inbox, Place
 
 
 def event(type: str = "shop.order.v1.OrderPlaced", payload: bytes = b"", **headers: str) -> Event:
@@ -83,6 +84,11 @@ def order_rejected(placed: OrderPlaced) -> OrderRejected:
     return event
 
 
+async def keep(inbox: Inbox, *news: News) -> None:
+    """With their letters."""
+    await inbox.keep([(one, letter(one)) for one in news])
+
+
 @dataclass(slots=True)
 class Row:
     news: News
@@ -108,10 +114,10 @@ class MemoryNotifications:
     async def keep(self, letters: Sequence[tuple[News, Letter]]) -> None:
         if any("\0" in news.customer for news, _ in letters):
             raise Unkeepable("a text with a NUL")
-        for news, letter in letters:
+        for news, text in letters:
             if news.notification_id not in self.rows:
                 now = self._later()
-                self.rows[news.notification_id] = Row(news, letter, create_time=now, claimable_time=now)
+                self.rows[news.notification_id] = Row(news, text, create_time=now, claimable_time=now)
 
     def _later(self) -> datetime:
         """No two rows share a moment."""

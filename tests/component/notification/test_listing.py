@@ -1,6 +1,7 @@
 """ListNotifications as its callers see it: over gRPC, on PostgreSQL."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from uuid import UUID
 
 import grpc
@@ -15,12 +16,11 @@ from shop.notification.v1.notification_pb2_grpc import (
 from services.chassis.database import Database
 from services.chassis.messages import encode_page_token
 from services.notification.api import NotificationApi
-from services.notification.domain import News, State, Verdict, letter
+from services.notification.domain import State, Verdict, letter
 from services.notification.store import SqlNotifications
 from services.notification.use_cases import Showing
-from tests.component.notification.test_store import A_WHILE
 from tests.support.issuer import Issuer
-from tests.support.notification import placed, rejected
+from tests.support.notification import keep, placed, rejected
 from tests.support.refused import Refused, outcome
 from tests.support.serving import Metadata, bearing, serving
 
@@ -39,17 +39,14 @@ def ann(issuer: Issuer) -> Metadata:
     return bearing(issuer.token("ann", ["customer"]))
 
 
-async def keep(database: Database, *news: News) -> None:
-    await SqlNotifications(database).keep([(one, letter(one)) for one in news])
-
-
 async def test_customers_see_what_they_were_told_and_when(
     stub: NotificationServiceStub, database: Database, ann: Metadata
 ) -> None:
     notifications, news = SqlNotifications(database), placed()
-    await keep(database, news)
-    await notifications.settle([Verdict(one, State.SENT) for one in await notifications.claim(1, A_WHILE)])
-    await keep(database, rejected(news))
+    await keep(notifications, news)
+    attempts = await notifications.claim(1, timedelta(minutes=1))
+    await notifications.settle([Verdict(attempt, State.SENT) for attempt in attempts])
+    await keep(notifications, rejected(news))
 
     second, first = (await stub.ListNotifications(ListNotificationsRequest(), metadata=ann)).notifications
 
@@ -67,7 +64,7 @@ async def test_pages_follow_one_another_newest_first(
     stub: NotificationServiceStub, database: Database, ann: Metadata, asked: int, pages: list[int]
 ) -> None:
     orders = [placed() for _ in range(5)]
-    await keep(database, *orders)
+    await keep(SqlNotifications(database), *orders)
 
     seen, sizes, token = [], [], "first"
     while token:
@@ -84,7 +81,7 @@ async def test_pages_follow_one_another_newest_first(
 async def test_page_sizes_are_those_of_the_configuration_at_that_moment(
     stub: NotificationServiceStub, database: Database, config: NotificationConfig, ann: Metadata
 ) -> None:
-    await keep(database, *(placed() for _ in range(3)))
+    await keep(SqlNotifications(database), *(placed() for _ in range(3)))
     config.default_page_size = 1
 
     page = await stub.ListNotifications(ListNotificationsRequest(), metadata=ann)
@@ -95,7 +92,7 @@ async def test_page_sizes_are_those_of_the_configuration_at_that_moment(
 async def test_nobody_sees_what_another_was_told(
     stub: NotificationServiceStub, database: Database, issuer: Issuer, ann: Metadata
 ) -> None:
-    await keep(database, *(placed() for _ in range(3)))
+    await keep(SqlNotifications(database), *(placed() for _ in range(3)))
     bob = bearing(issuer.token("bob", ["customer"]))
     anns = await stub.ListNotifications(ListNotificationsRequest(page_size=1), metadata=ann)
 

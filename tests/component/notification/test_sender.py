@@ -10,10 +10,10 @@ from shop.notification.v1.config_pb2 import NotificationConfig
 
 from services.chassis.database import Database, Record
 from services.chassis.worker import Worker
-from services.notification.domain import News, Outcome, letter
+from services.notification.domain import Outcome
 from services.notification.mail import AT_ONCE, Claimed, Sender, SmtpAddress, SmtpServer
 from services.notification.store import SqlNotifications
-from tests.support.notification import placed, rejected
+from tests.support.notification import keep, placed, rejected
 from tests.support.ports import free_port
 from tests.support.smtp import MailServer, hang_up, mail_server, welcome
 from tests.support.waiting import eventually
@@ -30,10 +30,6 @@ async def sending(database: Database, url: str, config: NotificationConfig) -> A
         worker.cancel()
         with suppress(asyncio.CancelledError):
             await worker
-
-
-async def keep(database: Database, *news: News) -> None:
-    await SqlNotifications(database).keep([(one, letter(one)) for one in news])
 
 
 async def until_settled(database: Database) -> dict[UUID, Record]:
@@ -58,7 +54,7 @@ async def test_every_mail_is_delivered_once_several_at_a_time(
 
     server.to_text = wait_for_others
     orders = [placed() for _ in range(40)]
-    await keep(database, *orders)
+    await keep(SqlNotifications(database), *orders)
 
     async with sending(database, server.url, config):
         rows = await until_settled(database)
@@ -80,7 +76,7 @@ async def test_one_refused_address_hinders_no_other(
     server.to_recipient = only_ann
     strangers = [placed(recipient="eve@example.com") for _ in range(3)]
     known = [placed() for _ in range(3)]
-    await keep(database, *strangers, *known)
+    await keep(SqlNotifications(database), *strangers, *known)
 
     async with sending(database, server.url, config):
         rows = await until_settled(database)
@@ -95,7 +91,7 @@ async def test_one_refused_address_hinders_no_other(
 
 async def test_a_mail_server_that_comes_back_gets_what_waited(database: Database, config: NotificationConfig) -> None:
     port, news = free_port(), placed()
-    await keep(database, news)
+    await keep(SqlNotifications(database), news)
 
     async with sending(database, f"smtp://127.0.0.1:{port}", config):
 
@@ -119,7 +115,7 @@ async def test_it_gives_up_in_the_end(database: Database, server: MailServer, co
 
     server.to_recipient = not_now
     config.mail_give_up.FromMilliseconds(100)
-    await keep(database, placed())
+    await keep(SqlNotifications(database), placed())
 
     async with sending(database, server.url, config):
         [row] = (await until_settled(database)).values()
@@ -137,7 +133,7 @@ async def test_copies_are_at_most_the_possible_duplicates_that_were_counted(
         return await next(answers, welcome)(recipient)
 
     server.to_text = twice_lost
-    await keep(database, placed())
+    await keep(SqlNotifications(database), placed())
 
     async with sending(database, server.url, config):
         [row] = (await until_settled(database)).values()
@@ -151,7 +147,7 @@ async def test_an_order_that_is_placed_and_rejected_is_told_so_in_this_order(
     database: Database, server: MailServer, config: NotificationConfig
 ) -> None:
     orders = [placed() for _ in range(10)]
-    await keep(database, *map(rejected, orders), *orders)
+    await keep(SqlNotifications(database), *map(rejected, orders), *orders)
 
     async with sending(database, server.url, config):
         await until_settled(database)

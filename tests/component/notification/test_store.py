@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -15,7 +15,7 @@ from services.chassis.database import Database, DatabaseUnavailable
 from services.notification.domain import Attempt, Garbled, News, State, Unkeepable, Verdict, letter
 from services.notification.ports import History, Inbox, Outgoing
 from services.notification.store import SqlNotifications
-from tests.support.notification import MemoryNotifications, event, placed, rejected
+from tests.support.notification import MemoryNotifications, event, keep, placed, rejected
 from tests.support.postgres import Postgres
 
 NO_TIME, A_WHILE = timedelta(), timedelta(minutes=1)
@@ -32,10 +32,6 @@ async def notifications(request: pytest.FixtureRequest, postgres: Postgres) -> A
     else:
         async with postgres.database("services.notification") as database:
             yield SqlNotifications(database)
-
-
-async def keep(inbox: Inbox, *news: News) -> None:
-    await inbox.keep([(one, letter(one)) for one in news])
 
 
 async def claimed(outgoing: Outgoing, lease: timedelta = A_WHILE) -> list[Attempt]:
@@ -283,6 +279,16 @@ async def test_the_view_for_audits_is_open_to_its_role_and_the_tables_are_not(
             await auditor.fetch("select * from notifications")
     finally:
         await auditor.close()
+
+
+@pytest.mark.parametrize(
+    "customer",
+    ["\0", "\ud800", "".join(str(uuid4()) for _ in range(300))],
+    ids=["no text", "half a character", "too long for an index"],
+)
+async def test_what_the_table_will_never_take_is_the_fault_of_the_news(database: Database, customer: str) -> None:
+    with pytest.raises(Unkeepable):
+        await keep(SqlNotifications(database), placed(customer=customer))
 
 
 async def test_a_database_that_is_away_is_not_the_fault_of_the_news(postgres: Postgres) -> None:
