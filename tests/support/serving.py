@@ -27,6 +27,16 @@ def bearing(token: str) -> Metadata:
 @asynccontextmanager
 async def serving[S](add_servicer_to_server: Add[S], servicer: S, issuer: Issuer) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the servicer, which trusts the issuer."""
+    async with (
+        serving_at(add_servicer_to_server, servicer, issuer) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield channel
+
+
+@asynccontextmanager
+async def serving_at[S](add_servicer_to_server: Add[S], servicer: S, issuer: Issuer) -> AsyncIterator[str]:
+    """The address of the servicer, for a channel of one's own."""
     rules: dict[str, Rule] = {}
     async with httpx.AsyncClient(trust_env=False) as http:
         tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
@@ -35,8 +45,7 @@ async def serving[S](add_servicer_to_server: Add[S], servicer: S, issuer: Issuer
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield channel
+            yield f"127.0.0.1:{port}"
         finally:
             await server.stop(None)
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, override
 
 import grpc
@@ -96,14 +95,15 @@ class Running:
         self.peers, self.orders, self.database = peers, orders, database
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def running(
-    postgres: Postgres, etcd: EtcdServer, nats: NatsServer, issuer: Issuer, tmp_path: Path
+    postgres: Postgres, etcd: EtcdServer, nats: NatsServer, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Running]:
+    folder = tmp_path_factory.mktemp("order")
     peers, url = Peers(), await postgres.make("services.order")
     async with mesh_of(peers) as mesh:
         process = ServiceProcess(
-            "order", tmp_path, DATABASE_URL=url, ETCD=etcd.endpoint, ISSUER=issuer.url, NATS_URL=nats.url, MESH=mesh
+            "order", folder, DATABASE_URL=url, ETCD=etcd.endpoint, ISSUER=issuer.url, NATS_URL=nats.url, MESH=mesh
         )
         process.start()
         database = await Database.connect(url)
@@ -115,7 +115,7 @@ async def running(
             process.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ann(issuer: Issuer) -> Metadata:
     return bearing(issuer.token("ann", ["customer"]))
 
