@@ -18,9 +18,10 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from services.chassis import logs
+from services.chassis.patience import QUIET, describe, pause_s, told
 from services.chassis.tracing import SpanKind, current_traceparent, span
-from services.chassis.worker import describe, finishing
-from services.refusals import Refusal, Unavailable
+from services.chassis.worker import finishing
+from services.refusals import Unavailable
 
 RECONNECT_S = 0.25
 PUBLISH_S = 2.0
@@ -29,7 +30,6 @@ HEARTBEAT_S = 1.0
 SILENCE_S = 2.5
 """A pull request that sent neither message nor heartbeat for so long is lost."""
 PULL_S = 30.0
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 _DIFFERENT_CONFIG = 10058
 """JetStream: the stream is there with another configuration."""
 
@@ -126,21 +126,20 @@ class Bus:
         What is not acknowledged within 5 s comes again. While `handle` raises, it is tried with growing pauses and
         nothing new is fetched. A stream that is missing is waited for, a consumer that is missing is made.
         """
-        pause_s, told = SHORTEST_PAUSE_S, False
+        failures = 0
         while True:
             if self.connected:
                 try:
                     await self._bind(stream, durable, subjects)
-                    pause_s, told = SHORTEST_PAUSE_S, False
+                    failures = 0
                     await _Pull(self._client, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", batch).run(
                         self._inboxes, handle
                     )
                 except BusUnavailable as error:
-                    if not told:
+                    if failures % QUIET == 0:
                         log.warning("consuming has to wait", stream=stream, durable=durable, error=describe(error))
-                    told = True
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s(failures))
+            failures += 1
 
     async def _bind(self, stream: str, durable: str, subjects: Sequence[str]) -> None:
         config = ConsumerConfig(durable_name=durable, filter_subjects=list(subjects), ack_wait=5, max_deliver=-1)
@@ -175,7 +174,7 @@ class Bus:
                 await self._closed.wait()
             except nats.errors.Error as error:
                 log.warning("NATS refuses the connection", error=describe(error))
-            await asyncio.sleep(LONGEST_PAUSE_S)
+            await asyncio.sleep(1)
 
     async def _on_connection(self) -> None:
         self.connections += 1
@@ -205,7 +204,7 @@ class _Pull:
     def __init__(self, client: Client, subject: str, batch: int) -> None:
         self._client, self._subject, self._batch = client, subject, batch
         self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._pause_s = SHORTEST_PAUSE_S
+        self._failures = 0
         self._request = orjson.dumps(
             {"batch": batch, "expires": int(PULL_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
         )
@@ -259,15 +258,16 @@ class _Pull:
             messages = [_received(message, spans) for message in arrived]
             try:
                 await handle(messages)
-            except Exception as error:  # the loop goes on: what was not handled comes again
-                unexpected = not isinstance(error, Refusal)
-                log.warning("messages wait", messages=len(arrived), error=describe(error), exc_info=unexpected)
+            except Exception as error:  # noqa: BLE001  the loop goes on: what was not handled comes again
+                if self._failures % QUIET == 0:
+                    log.warning("messages wait", messages=len(arrived), **told(error))
+                pause = pause_s(self._failures)
+                self._failures += 1
                 for message in arrived:
-                    await message.nak(delay=self._pause_s)
-                await asyncio.sleep(self._pause_s)
-                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+                    await message.nak(delay=pause)
+                await asyncio.sleep(pause)
                 return
-        self._pause_s = SHORTEST_PAUSE_S
+        self._failures = 0
         for message in arrived:
             await message.ack()
 

@@ -5,6 +5,7 @@ only autocommit statements and whole transactions run here, and whatever was int
 """
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +17,7 @@ import asyncpg
 import orjson
 
 from services.chassis import logs
+from services.chassis.patience import QUIET, describe, pause_s
 from services.refusals import Unavailable
 
 type Connection = asyncpg.Connection[Record]
@@ -69,17 +71,18 @@ class Database:
     @classmethod
     async def connect(cls, url: str, size: int = 8) -> Self:
         """Waits for a server that is away, for ever; cancel it to give up."""
-        database, pause_s = cls(url, size), 0.05
+        database = cls(url, size)
         database._sweep()
-        while True:
+        for attempt in itertools.count():
             try:
                 database._give(await database._take())
             except DatabaseUnavailable as refusal:
-                log.warning("waiting for the database", error=str(refusal.__cause__))
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 1.0)
+                if attempt % QUIET == 0:
+                    log.warning("waiting for the database", attempts=attempt + 1, error=describe(refusal))
+                await asyncio.sleep(pause_s(attempt))
             else:
-                return database
+                break
+        return database
 
     async def fetch(self, sql: str, *args: object, timeout_s: float = STATEMENT_S) -> list[Record]:
         """All rows. Raises DatabaseUnavailable, OutcomeUnknown, and asyncpg's errors for what the server refuses."""

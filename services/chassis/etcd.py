@@ -16,6 +16,7 @@ import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from services.chassis import logs
+from services.chassis.patience import QUIET, describe
 from services.refusals import Unavailable
 
 REQUEST_S = 3.0
@@ -139,7 +140,7 @@ class Etcd:
                     async for change in changes:
                         yield change
             except EtcdUnavailable as broken:
-                log.warning("the watch of etcd broke", prefix=prefix, error=str(broken.__cause__))
+                log.warning("the watch of etcd broke", prefix=prefix, error=describe(broken))
             # Not all at once: everybody's watch broke at the same moment.
             await asyncio.sleep(random.uniform(0.05, 0.25))  # noqa: S311
 
@@ -171,10 +172,9 @@ def patiently(doing: str) -> AsyncRetrying:
     """Tries for ever while etcd is away, with pauses that grow to 1 s, each cut by chance: replicas do not march."""
 
     def say(state: RetryCallState) -> None:
-        if state.outcome and (error := state.outcome.exception()):
-            log.warning(
-                "waiting for etcd", doing=doing, attempts=state.attempt_number, error=str(error.__cause__ or error)
-            )
+        failed = state.outcome.exception() if state.outcome else None
+        if failed and state.attempt_number % QUIET == 1:
+            log.warning("waiting for etcd", doing=doing, attempts=state.attempt_number, error=describe(failed))
 
     return AsyncRetrying(
         retry=retry_if_exception_type(EtcdUnavailable),

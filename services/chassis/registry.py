@@ -8,6 +8,7 @@ from mesh.v1 import registry_pb2
 
 from services.chassis import logs
 from services.chassis.etcd import Etcd, EtcdUnavailable, patiently
+from services.chassis.patience import describe
 
 LAST_WORD_S = 2.0
 """How long draining and leaving may take: a process that ends does not wait for an etcd that is away."""
@@ -38,7 +39,7 @@ class Registration:
                     pass
                 log.warning("the registration was lost", key=self._key)
             except EtcdUnavailable as error:
-                log.warning("the registration cannot be renewed", key=self._key, error=str(error.__cause__))
+                log.warning("the registration cannot be renewed", key=self._key, error=describe(error))
 
     async def drain(self) -> None:
         """Says that this instance takes nothing new. An etcd that is away does not hold it up."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.chassis import logs
+from services.chassis.patience import QUIET, describe, pause_s, told
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-"""After errors of the job as a whole; it doubles in between."""
 GRACE_S = 2.0
 """How long a worker that is cancelled may take to settle what it has claimed."""
 
@@ -52,7 +51,6 @@ class Worker[Item, Result]:
         """`gather_s` after it was woken it claims, so that what comes close together is done together."""
         self._job, self._batch, self._poll_s, self._gather_s = job, batch, poll_s, gather_s
         self._woken = asyncio.Event()
-        self._pause_s = SHORTEST_PAUSE_S
 
     def wake(self) -> None:
         """To be called right after a commit that made work."""
@@ -60,16 +58,18 @@ class Worker[Item, Result]:
 
     async def run(self) -> None:
         """Never ends but by cancellation, and then what is claimed is settled first, within GRACE_S."""
+        failures = 0
         while True:
             self._woken.clear()
             try:
                 full = await finishing(self._round())
-            except Exception as error:  # the loop goes on, whatever the job or its store says
-                log.warning("job failed", job=self._job.name, error=describe(error), exc_info=True)
-                await asyncio.sleep(self._pause_s * random.uniform(0.8, 1.2))  # noqa: S311
-                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            except Exception as error:  # noqa: BLE001  the loop goes on, whatever the job or its store says
+                if failures % QUIET == 0:
+                    log.warning("job failed", job=self._job.name, failures=failures + 1, **told(error))
+                await asyncio.sleep(pause_s(failures))
+                failures += 1
             else:
-                self._pause_s = SHORTEST_PAUSE_S
+                failures = 0
                 if not full:
                     await self._rest()
 
@@ -93,8 +93,8 @@ class Worker[Item, Result]:
         outcomes: Sequence[Result | Failed]
         try:
             outcomes = await self._job.act(items)
-        except Exception as error:  # every item's row tells what it was
-            log.warning("job failed", job=self._job.name, error=describe(error), exc_info=True)
+        except Exception as error:  # noqa: BLE001  every item's row tells what it was
+            log.warning("job failed", job=self._job.name, **told(error))
             outcomes = [Failed(describe(error))] * len(items)
         failed = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
         if failed:
@@ -134,9 +134,3 @@ async def finishing[T](work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
-
-
-def describe(error: BaseException) -> str:
-    """For the row and the log: what kind, its own words, and what was behind it."""
-    behind = f" ({describe(error.__cause__)})" if error.__cause__ else ""
-    return f"{type(error).__name__}: {error}{behind}"

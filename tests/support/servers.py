@@ -66,8 +66,13 @@ class Server:
         self._end(self.stop_signal, self._processes()[:1])
 
     def freeze(self) -> None:
-        """Connections stay open, nothing answers."""
-        _signal(self._processes(), signal.SIGSTOP)
+        """Connections stay open, nothing answers. Returns when every thread has stopped."""
+        processes = self._processes()
+        _signal(processes, signal.SIGSTOP)
+        deadline = time.monotonic() + DEADLINE_S
+        while not all(map(_has_stopped, processes)):
+            assert time.monotonic() < deadline, f"{self.command()[0]} does not stop"
+            time.sleep(0.002)
 
     def thaw(self) -> None:
         _signal(self._processes(), signal.SIGCONT)
@@ -107,3 +112,10 @@ def _signal(processes: list[psutil.Process], what: signal.Signals) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(what)
+
+
+def _has_stopped(process: psutil.Process) -> bool:
+    threads = Path(f"/proc/{process.pid}/task").glob("*/stat")
+    with suppress(FileNotFoundError):
+        return all(thread.read_text().rpartition(")")[2].split()[0] in "TZ" for thread in threads)
+    return not process.is_running()

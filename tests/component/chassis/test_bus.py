@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from services.chassis.bus import Bus, BusUnavailable, Message
+from services.chassis.patience import describe
 from tests.support.nats import NatsServer, running_nats
 from tests.support.waiting import eventually
 
@@ -175,6 +176,19 @@ async def test_a_publish_that_no_stream_takes_is_no_success(nats: NatsServer, st
     async with connected(nats) as bus:
         with pytest.raises(BusUnavailable):
             await bus.publish(f"{stream}.letter", b"", {})
+
+
+async def test_a_full_stream_refuses_what_is_new_and_says_so(nats: NatsServer, stream: str) -> None:
+    async with connected(nats) as bus:
+        await publish(bus, stream, "a")
+        full = await bus._stream.stream_info(stream)
+        await bus._stream.update_stream(full.config.evolve(max_bytes=full.state.bytes + 10))
+        with pytest.raises(BusUnavailable) as refusal:
+            await bus.publish(f"{stream}.letter", b"b", {})
+        assert "maximum bytes exceeded" in describe(refusal.value)
+        letters = Letters()
+        async with consuming(bus, stream, letters):
+            await letters.are("a")
 
 
 @pytest.mark.parametrize("loss", ["consumer", "stream"])

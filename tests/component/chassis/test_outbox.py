@@ -11,8 +11,11 @@ import pytest
 
 from services.chassis.bus import Bus, Message
 from services.chassis.outbox import Event, Relay
+from services.chassis.settings import Settings
+from services.chassis.tracing import tracing
 from services.chassis.worker import Failed, Worker
 from tests.support.nats import NatsServer, running_nats
+from tests.support.otlp import Span, receiving
 from tests.support.waiting import eventually
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -224,3 +227,26 @@ async def test_a_restarted_relay_does_not_send_again_what_the_stream_still_has(n
         worker.wake()
         await shelf.has("apple ripe", "apple eaten")
     assert shelf.texts == ["apple ripe", "apple eaten"]
+
+
+async def test_one_trace_leads_through_the_stream(nats: NatsServer) -> None:
+    shelf = Shelf()
+    with receiving() as receiver:
+        tracing.export(Settings.read("fruit", {"SHOPMESH_OTLP_ENDPOINT": receiver.endpoint}))
+        try:
+            async with shelf.open(nats) as worker:
+                shelf.table.write("apple", "ripe")
+                worker.wake()
+                await shelf.has("apple ripe")
+
+            async def both() -> list[Span]:
+                spans = receiver.trace(TRACE.split("-")[1])
+                return spans if len(spans) == 2 else []
+
+            spans = {span.kind: span for span in await eventually(both, "both spans were received")}
+        finally:
+            await asyncio.to_thread(tracing.close)
+    send, process = spans["PRODUCER"], spans["CONSUMER"]
+    assert (send.parent_id, process.parent_id) == (TRACE.split("-")[2], send.span_id)
+    assert shelf.read[0].traceparent == f"00-{process.trace_id}-{process.span_id}-01", "what follows belongs under it"
+    assert send.attributes["messaging.message.id"] == str(uuid5(UUID(int=0), "apple ripe"))
