@@ -28,6 +28,7 @@ from tests.support.serving import Metadata, ServiceProcess, bearing
 from tests.support.waiting import eventually
 
 CONFIG = "/shop/config/order"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Peers(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.InventoryServiceServicer):
@@ -134,7 +135,7 @@ async def test_an_order_is_told_to_everybody_and_its_hold_confirmed(
     async def told() -> bool:
         return bool(read)
 
-    placed = (await running.orders.PlaceOrder(place(), metadata=ann)).order
+    placed = (await running.orders.PlaceOrder(place(), metadata=(*ann, ("traceparent", TRACE)))).order
     await eventually(settled, "the order is settled")
     bus = await Bus.connect(nats.url, "test")
     try:
@@ -147,6 +148,7 @@ async def test_an_order_is_told_to_everybody_and_its_hold_confirmed(
 
     assert running.peers.confirmed == [placed.name.replace("orders", "reservations")]
     assert events_pb2.OrderPlaced.FromString(read[0].data).order == placed
+    assert read[0].headers["traceparent"].split("-")[1] == TRACE.split("-")[1]
 
 
 async def test_a_changed_page_size_holds_at_once(running: Running, etcd: EtcdServer, ann: Metadata) -> None:
