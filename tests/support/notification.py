@@ -24,7 +24,9 @@ from services.notification.domain import (
     Verdict,
     letter,
 )
-from services.notification.ports import Inbox, Place
+from services.notification.ports import Inbox, Outgoing, Place
+
+NO_TIME, A_WHILE = timedelta(), timedelta(minutes=1)
 
 
 def event(type: str = "shop.order.v1.OrderPlaced", payload: bytes = b"", **headers: str) -> Event:
@@ -87,6 +89,11 @@ def order_rejected(placed: OrderPlaced) -> OrderRejected:
 async def keep(inbox: Inbox, *news: News) -> None:
     """With their letters."""
     await inbox.keep([(one, letter(one)) for one in news])
+
+
+async def claimed(outgoing: Outgoing, lease: timedelta = A_WHILE) -> Sequence[Attempt]:
+    """All that is due."""
+    return await outgoing.claim(10, lease)
 
 
 @dataclass(slots=True)
