@@ -152,7 +152,7 @@ class Process[C: Message]:
         return database
 
     async def bus(self) -> Bus:
-        """NATS; waits until it is there."""
+        """NATS; returns at once, also while it is away."""
         bus = await Bus.connect(self.settings.nats_url, self.settings.instance)
         self._held.push_async_callback(bus.close)
         return bus
