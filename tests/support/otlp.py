@@ -22,6 +22,8 @@ class Span:
     span_id: str
     parent_id: str
     attributes: dict[str, str]
+    status: str = "UNSET"
+    events: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -57,9 +59,9 @@ def _span(service: str, span: trace_pb2.Span) -> Span:
         for each in span.attributes
     }
     kind = trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_")
-    return Span(
-        service, span.name, kind, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), attributes
-    )
+    status = trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_")
+    ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
+    return Span(service, span.name, kind, *ids, attributes, status, tuple(event.name for event in span.events))
 
 
 @contextmanager

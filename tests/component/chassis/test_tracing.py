@@ -1,0 +1,167 @@
+"""Spans, as a real OTLP receiver gets them."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from services.chassis.database import Database
+from services.chassis.settings import Settings
+from services.chassis.tracing import SpanKind, current_traceparent, span, tracing
+from services.refusals import NotFound
+from tests.component.chassis.test_client import calling
+from tests.support.issuer import Issuer
+from tests.support.otlp import Receiver, Span, receiving
+from tests.support.postgres import Postgres
+from tests.support.refused import outcome
+from tests.support.ruled_echo import Echo, EchoStub, Text, serving
+
+TRACE, CALLER = "a" * 32, "b" * 16
+SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
+
+
+class MugNotFound(NotFound):
+    reason = "MUG_NOT_FOUND"
+    message = "There is no such mug."
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        tracing.export(Settings.read("echo", {"SHOPMESH_OTLP_ENDPOINT": receiver.endpoint}))
+        yield receiver
+        tracing.close()
+        tracing.sampling_percent = 100.0
+
+
+@pytest.fixture
+async def traced(receiver: Receiver, echo: Echo, issuer: Issuer) -> AsyncIterator[str]:
+    """The address of a server that was made when there was a receiver."""
+    async with serving(echo, issuer) as address:
+        yield address
+
+
+def spans(receiver: Receiver, trace_id: str = TRACE) -> list[Span]:
+    """All there are: what is left in the process is sent first."""
+    assert tracing.provider is not None
+    tracing.provider.force_flush()
+    return receiver.trace(trace_id)
+
+
+async def say(address: str, traceparent: str | None = None, text: str = "outer") -> grpc.StatusCode:
+    async with grpc.aio.insecure_channel(address) as channel:
+        metadata = [("traceparent", traceparent)] if traceparent else []
+        return (await outcome(EchoStub(channel).Say(Text(text=text), metadata=metadata))).code
+
+
+async def test_one_trace_leads_through_service_database_and_the_next_service(
+    receiver: Receiver, traced: str, echo: Echo, issuer: Issuer, postgres: Postgres
+) -> None:
+    database = await Database.connect(postgres.url("postgres"))
+    async with calling(traced, issuer) as onward:
+
+        async def handler(request: Any, context: Any) -> Any:
+            if request.text == "outer":
+                await database.fetchval("select 1")
+                await onward.Say(Text(text="inner"))
+            return request
+
+        echo.say = handler
+        await say(traced, SAMPLED)
+    await database.close()
+
+    by_id = {each.span_id: each for each in spans(receiver)}
+    kinds = {each.kind: each for each in by_id.values()}
+    inner = next(each for each in by_id.values() if each.kind == "SERVER" and each.parent_id != CALLER)
+    outer = next(each for each in by_id.values() if each.parent_id == CALLER)
+    assert len(by_id) == 4
+    assert by_id[inner.parent_id].kind == "CLIENT"
+    assert by_id[inner.parent_id].parent_id == outer.span_id
+    assert any(each.attributes.get("db.system") == "postgresql" for each in by_id.values())
+    assert kinds["SERVER"].service == "echo"
+
+
+async def test_what_is_not_sampled_makes_no_span_and_hands_its_ids_on(
+    receiver: Receiver, traced: str, echo: Echo, issuer: Issuer, postgres: Postgres
+) -> None:
+    heard: list[str | None] = []
+    database = await Database.connect(postgres.url("postgres"))
+    async with calling(traced, issuer) as onward:
+
+        async def handler(request: Any, context: Any) -> Any:
+            heard.append(current_traceparent())
+            if request.text == "outer":
+                await database.fetchval("select 1")
+                await onward.Say(Text(text="inner"))
+            return request
+
+        echo.say = handler
+        await say(traced, UNSAMPLED)
+    await database.close()
+
+    assert heard == [UNSAMPLED, UNSAMPLED]
+    assert spans(receiver) == []
+
+
+@pytest.mark.parametrize(("percent", "recorded"), [(0.0, False), (100.0, True)])
+async def test_where_a_trace_begins_the_share_that_is_configured_is_recorded(
+    percent: float, recorded: bool, receiver: Receiver, traced: str, echo: Echo
+) -> None:
+    tracing.sampling_percent = percent
+    heard: list[str] = []
+
+    async def handler(request: Any, context: Any) -> Any:
+        heard.append(current_traceparent() or "")
+        return request
+
+    echo.say = handler
+    await say(traced)
+
+    _, trace_id, _, flags = heard[0].split("-")
+    assert bool(int(flags, 16) & 1) == recorded
+    assert len(spans(receiver, trace_id)) == (1 if recorded else 0)
+
+
+async def test_a_refusal_is_no_error_of_the_server(receiver: Receiver, traced: str, echo: Echo) -> None:
+    async def refuse(request: Any, context: Any) -> Any:
+        raise MugNotFound
+
+    echo.say = refuse
+    assert await say(traced, SAMPLED) is grpc.StatusCode.NOT_FOUND
+
+    (server,) = spans(receiver)
+    assert server.attributes["rpc.grpc.status_code"] == "5"
+    assert server.status == "UNSET"
+    assert server.events == ()
+
+
+async def test_an_unexpected_error_is_one(receiver: Receiver, traced: str, echo: Echo) -> None:
+    async def fail(request: Any, context: Any) -> Any:
+        raise KeyError
+
+    echo.say = fail
+    assert await say(traced, SAMPLED) is grpc.StatusCode.INTERNAL
+
+    (server,) = spans(receiver)
+    assert server.attributes["rpc.grpc.status_code"] == "13"
+    assert server.status == "ERROR"
+
+
+async def test_own_spans_continue_the_trace_of_a_row(receiver: Receiver) -> None:
+    with span("relay", SpanKind.PRODUCER, SAMPLED, {"order": "o1"}), span("inside"):
+        assert (current_traceparent() or "").startswith(f"00-{TRACE}-")
+    with span("relay", SpanKind.PRODUCER, UNSAMPLED):
+        assert current_traceparent() == UNSAMPLED
+
+    inside, relay = sorted(spans(receiver), key=lambda each: each.name)
+    assert (relay.name, relay.kind, relay.parent_id, relay.attributes) == ("relay", "PRODUCER", CALLER, {"order": "o1"})
+    assert (inside.name, inside.parent_id) == ("inside", relay.span_id)
+    assert current_traceparent() is None
+
+
+def test_without_a_receiver_ids_still_flow() -> None:
+    with span("relay", parent=SAMPLED):
+        assert current_traceparent() == SAMPLED
+    with span("a new trace"):
+        assert current_traceparent() is not None
