@@ -1,19 +1,13 @@
 """A service made for tests of the chassis: its rpcs do what a test gives them to do, under rules of each kind."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import httpx
 from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from mesh.v1 import auth_pb2
-
-from services.chassis.auth import Keys, Rule, Tokens
-from services.chassis.server import add_guarded, guarded_server
-from tests.support.issuer import AUDIENCE, Issuer
 
 SERVICE = "ruled.v1.EchoService"
 
@@ -100,24 +94,3 @@ class EchoStub:
             channel.unary_unary(f"/{SERVICE}/{name}", *codec) for name in ("Say", "SayToCustomer", "SayToOrder")
         )
         self.Watch = channel.unary_stream(f"/{SERVICE}/Watch", *codec)
-
-
-def bearing(token: str) -> tuple[tuple[str, str], ...]:
-    """Metadata of a call that carries a token."""
-    return (("authorization", f"Bearer {token}"),)
-
-
-@asynccontextmanager
-async def serving(echo: Echo, issuer: Issuer, default_s: float = 60.0) -> AsyncIterator[str]:
-    """The address of a server that guards Echo as every process guards its services."""
-    rules: dict[str, Rule] = {}
-    async with httpx.AsyncClient(trust_env=False) as http:
-        tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
-        server = guarded_server("ruled", tokens, rules, lambda: default_s)
-        rules.update(add_guarded(server, add_echo, echo))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            await server.stop(None)

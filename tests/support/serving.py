@@ -35,12 +35,14 @@ async def serving[S](add_servicer_to_server: Add[S], servicer: S, issuer: Issuer
 
 
 @asynccontextmanager
-async def serving_at[S](add_servicer_to_server: Add[S], servicer: S, issuer: Issuer) -> AsyncIterator[str]:
-    """The address of the servicer, for a channel of one's own."""
+async def serving_at[S](
+    add_servicer_to_server: Add[S], servicer: S, issuer: Issuer, default_s: float = 60.0
+) -> AsyncIterator[str]:
+    """The address of the servicer, for a channel of one's own. `default_s`: the default deadline."""
     rules: dict[str, Rule] = {}
     async with httpx.AsyncClient(trust_env=False) as http:
         tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
-        server = guarded_server("shop", tokens, rules, lambda: 60.0)
+        server = guarded_server("shop", tokens, rules, lambda: default_s)
         rules.update(add_guarded(server, add_servicer_to_server, servicer))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -1,19 +1,14 @@
-"""What tests of the chassis share."""
+"""What tests of the chassis share: Echo on a server, by way of pytest-grpc's fixtures."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 
-from tests.support.issuer import Issuer, running_issuer
-from tests.support.ruled_echo import Echo, EchoStub, serving
-
-
-@pytest.fixture(scope="session")
-def issuer() -> Iterator[Issuer]:
-    """One for all: a test that changes its keys or stops it runs its own."""
-    with running_issuer() as issuer:
-        yield issuer
+from services.chassis.server import Add
+from tests.support.issuer import Issuer
+from tests.support.ruled_echo import Echo, EchoStub, add_echo
+from tests.support.serving import serving_at
 
 
 @pytest.fixture
@@ -22,18 +17,33 @@ def echo() -> Echo:
 
 
 @pytest.fixture
-async def address(echo: Echo, issuer: Issuer) -> AsyncIterator[str]:
-    async with serving(echo, issuer) as address:
-        yield address
+def grpc_servicer(echo: Echo) -> Echo:
+    return echo
 
 
 @pytest.fixture
-async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+def grpc_add_to_server() -> Add[Echo]:
+    return add_echo
+
+
+@pytest.fixture
+def grpc_stub_cls() -> type[EchoStub]:
+    return EchoStub
+
+
+@pytest.fixture
+def channel(grpc_channel: grpc.aio.Channel) -> grpc.aio.Channel:
     """Plain, as from somebody who is not of the mesh."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield channel
+    return grpc_channel
 
 
 @pytest.fixture
-def stub(channel: grpc.aio.Channel) -> EchoStub:
-    return EchoStub(channel)
+def stub(grpc_stub: EchoStub) -> EchoStub:
+    return grpc_stub
+
+
+@pytest.fixture
+async def address(echo: Echo, issuer: Issuer) -> AsyncIterator[str]:
+    """For channels of one's own."""
+    async with serving_at(add_echo, echo, issuer) as address:
+        yield address

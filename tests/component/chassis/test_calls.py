@@ -14,7 +14,8 @@ from services.chassis.interceptors import time_left
 from services.refusals import Invalid, NotFound, Refusal, Unavailable
 from tests.support.issuer import Issuer
 from tests.support.refused import Refused, outcome
-from tests.support.ruled_echo import SERVICE, Echo, EchoStub, Text, bearing, serving
+from tests.support.ruled_echo import SERVICE, Echo, EchoStub, Text, add_echo
+from tests.support.serving import bearing, serving_at
 from tests.support.waiting import eventually
 
 
@@ -177,7 +178,10 @@ async def test_a_call_without_a_deadline_gets_the_default_one(echo: Echo, issuer
             raise
 
     echo.say = for_ever
-    async with serving(echo, issuer, default_s=0.2) as address, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        serving_at(add_echo, echo, issuer, default_s=0.2) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         refused = await say(EchoStub(channel))
 
     assert (refused.code, refused.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
@@ -211,7 +215,10 @@ async def test_a_stream_has_no_deadline_but_its_own(echo: Echo, issuer: Issuer) 
         yield request
 
     echo.watch = watch
-    async with serving(echo, issuer, default_s=0.1) as address, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        serving_at(add_echo, echo, issuer, default_s=0.1) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         assert len([message async for message in EchoStub(channel).Watch(Text())]) == 2
 
 

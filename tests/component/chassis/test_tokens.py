@@ -14,7 +14,8 @@ from services.chassis import auth
 from services.chassis.auth import Caller, IdentityUnavailable, Keys, TokenInvalid, Tokens, caller
 from tests.support.issuer import AUDIENCE, Issuer, Key, running_issuer
 from tests.support.refused import Refused, outcome
-from tests.support.ruled_echo import Echo, EchoStub, Text, add_unruled, bearing
+from tests.support.ruled_echo import Echo, EchoStub, Text, add_unruled
+from tests.support.serving import bearing
 
 OK = Refused(grpc.StatusCode.OK)
 INVALID = Refused(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")

@@ -15,7 +15,8 @@ from tests.support.issuer import Issuer
 from tests.support.otlp import Receiver, Span, receiving
 from tests.support.postgres import Postgres
 from tests.support.refused import outcome
-from tests.support.ruled_echo import Echo, EchoStub, Text, serving
+from tests.support.ruled_echo import Echo, EchoStub, Text, add_echo
+from tests.support.serving import serving_at
 
 TRACE, CALLER = "a" * 32, "b" * 16
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
@@ -38,7 +39,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 async def traced(receiver: Receiver, echo: Echo, issuer: Issuer) -> AsyncIterator[str]:
     """The address of a server that was made when there was a receiver."""
-    async with serving(echo, issuer) as address:
+    async with serving_at(add_echo, echo, issuer) as address:
         yield address
 
 

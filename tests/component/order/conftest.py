@@ -1,15 +1,11 @@
-"""What tests of the order service share: its database, an issuer of tokens, and pytest-grpc's fixtures for grpc.aio."""
+"""What tests of the order service share."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 
-import grpc
 import pytest
 
 from services.chassis.database import Database
-from services.chassis.server import Add
-from tests.support.issuer import Issuer, running_issuer
 from tests.support.postgres import Postgres
-from tests.support.serving import serving
 
 
 @pytest.fixture
@@ -17,26 +13,3 @@ async def database(postgres: Postgres) -> AsyncIterator[Database]:
     """A new one, with the tables of the order service."""
     async with postgres.database("services.order") as database:
         yield database
-
-
-@pytest.fixture(scope="session")
-def issuer() -> Iterator[Issuer]:
-    with running_issuer() as issuer:
-        yield issuer
-
-
-# pytest-grpc starts servers of threads. A test module gives grpc_servicer, grpc_add_to_server and grpc_stub_cls, as
-# pytest-grpc has it, and gets a channel and a stub of grpc.aio, with the interceptors of a real process around.
-
-
-@pytest.fixture
-async def grpc_channel[S](
-    grpc_add_to_server: Add[S], grpc_servicer: S, issuer: Issuer
-) -> AsyncIterator[grpc.aio.Channel]:
-    async with serving(grpc_add_to_server, grpc_servicer, issuer) as channel:
-        yield channel
-
-
-@pytest.fixture
-def grpc_stub[T](grpc_stub_cls: Callable[[grpc.aio.Channel], T], grpc_channel: grpc.aio.Channel) -> T:
-    return grpc_stub_cls(grpc_channel)
