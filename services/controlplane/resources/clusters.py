@@ -55,6 +55,9 @@ OTLP = "otlp"
 ADS = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 _CONNECT_TIMEOUT = timedelta(seconds=1)
+# Whatever the budget: when one of two instances dies, half of all calls are tried again at the same moment. With
+# the default of 3 some of them would fail.
+_ALWAYS_RETRIED = 64
 _NO_TRAFFIC_INTERVAL = timedelta(seconds=1)
 
 
@@ -150,7 +153,9 @@ def _limits(policy: policy_pb2.Policy) -> CircuitBreakers:
     limits = CircuitBreakersThresholds(
         max_requests=policy.circuit_breaker.max_requests,
         max_pending_requests=policy.circuit_breaker.max_pending_requests,
-        retry_budget=CircuitBreakersThresholdsRetryBudget(budget_percent=Percent(value=policy.retries.budget_percent)),
+        retry_budget=CircuitBreakersThresholdsRetryBudget(
+            budget_percent=Percent(value=policy.retries.budget_percent), min_retry_concurrency=_ALWAYS_RETRIED
+        ),
     )
     return CircuitBreakers(thresholds=[limits])
 

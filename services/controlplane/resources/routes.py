@@ -1,6 +1,6 @@
 """Routes: one per rpc, with what may be tried again, who may call, and how many traces are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.route.v3 import (
@@ -23,7 +23,6 @@ from envoy_data_plane.google.protobuf import Any
 from mesh.v1 import policy_pb2
 
 from services.controlplane.contract import Contract, Rpc
-from services.controlplane.model import Seen
 from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
 from services.controlplane.resources.clusters import CONTROL_PLANE
 from services.controlplane.resources.encoding import NEVER, packed
@@ -47,17 +46,21 @@ _AFTER_ANY_BREAK = "reset,connect-failure,refused-stream"
 _BEFORE_ANYTHING_RAN = "connect-failure,refused-stream"
 _BACK_OFF = RetryPolicyRetryBackOff(base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250))
 
+type Policies = Mapping[str, policy_pb2.Policy]
+type Sampling = Mapping[str, float]
+"""Percent of new traces, per service."""
 
-def edge_routes(contract: Contract, seen: Seen) -> Resource:
+
+def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> Resource:
     """The way in: exact gRPC paths only. REST paths have become those when a call is routed."""
     rpcs = [rpc for rpc in contract.rpcs if rpc.at_edge]
     routes = [
         Route(
             name=rpc.path,
             match=RouteMatch(path=rpc.path),
-            route=_to(rpc.service, _retries(rpc, seen.policies[rpc.service].retries, EDGE)),
+            route=_to(rpc.service, _retries(rpc, policies[rpc.service].retries, EDGE)),
             typed_per_filter_config=for_anybody() if rpc.public else for_roles(rpc.roles),
-            tracing=_tracing(seen.sampling[rpc.service]),
+            tracing=_tracing(sampling[rpc.service]),
         )
         for rpc in rpcs
     ]
@@ -70,16 +73,20 @@ def edge_routes(contract: Contract, seen: Seen) -> Resource:
         )
         for path in ANSWERED_HERE
     ]
-    routes += [_rest(rpc, pattern, seen.sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
+    routes += [_rest(rpc, pattern, sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
     host = VirtualHost(name=EDGE, domains=["*"], routes=routes, typed_per_filter_config=_cors())
     needs = frozenset((Kind.CLUSTER, rpc.service) for rpc in rpcs)
     return Resource(Kind.ROUTES, EDGE, bytes(RouteConfiguration(name=EDGE, virtual_hosts=[host])), needs)
 
 
-def mesh_routes(contract: Contract, seen: Seen) -> Resource:
+def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling) -> Resource:
     """Between services: the authority is the name of a service."""
     hosts = [
-        VirtualHost(name=service, domains=[service], routes=_mesh_routes(contract.of(service), service, seen))
+        VirtualHost(
+            name=service,
+            domains=[service],
+            routes=_mesh_routes(service, contract.of(service), policies[service].retries, sampling[service]),
+        )
         for service in contract.services
     ]
     table = RouteConfiguration(name=MESH, virtual_hosts=hosts, ignore_port_in_host_matching=True)
@@ -88,8 +95,10 @@ def mesh_routes(contract: Contract, seen: Seen) -> Resource:
     )
 
 
-def _mesh_routes(rpcs: Sequence[Rpc], service: str, seen: Seen) -> list[Route]:
-    retries, tracing = seen.policies[service].retries, _tracing(seen.sampling[service])
+def _mesh_routes(
+    service: str, rpcs: Sequence[Rpc], retries: policy_pb2.Retries, sampling_percent: float
+) -> list[Route]:
+    tracing = _tracing(sampling_percent)
     exact = [
         Route(
             name=rpc.path,
