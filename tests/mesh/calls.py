@@ -9,10 +9,12 @@ type Metadata = Sequence[tuple[str, str]]
 type Call = grpc.aio.UnaryUnaryCall[bytes, bytes]
 
 
-def call(channel: grpc.aio.Channel, path: str, request: bytes = b"", metadata: Metadata = ()) -> Call:
+def call(
+    channel: grpc.aio.Channel, path: str, request: bytes = b"", metadata: Metadata = (), timeout: float | None = None
+) -> Call:
     """Any unary rpc, in bytes."""
     method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
-    return method(request, metadata=tuple(metadata))
+    return method(request, metadata=tuple(metadata), timeout=timeout)
 
 
 def converse(

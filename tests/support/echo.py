@@ -44,8 +44,9 @@ class Echo(grpc.GenericRpcHandler):
         async def answer(request: bytes, context: Context) -> bytes:
             metadata = dict(context.invocation_metadata() or ())
             heard = [(f"x-heard-{name}", metadata[name]) for name in HEARD if name in metadata]
-            await context.send_initial_metadata([("x-instance", self._instance), *heard])
             await asyncio.sleep(float(metadata.get("x-wait", 0)))
+            # Not before: with the headers of an answer begun, Envoy cannot try again.
+            await context.send_initial_metadata([("x-instance", self._instance), *heard])
             if "x-abort" in metadata:
                 await refuse(context, grpc.StatusCode[str(metadata["x-abort"])])
             return _answer(details.method, request)

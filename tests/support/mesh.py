@@ -1,7 +1,9 @@
 """A mesh of its own for tests: etcd, control plane, Envoy, a token issuer, and services that echo."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from services.files import resource
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.issuer import Issuer, running_issuer
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 class ControlPlane(Server):
@@ -80,7 +82,7 @@ class Envoy(Server):
                 hosts[f"{at['address']}:{at['port_value']}"] = [*health, *([] if good else ["eds"])]
         return clusters
 
-    def counter(self, name: str) -> int:
+    def number(self, name: str) -> int:
         """One of Envoy's own statistics."""
         lines = httpx.get(f"{self.admin}/stats?filter=^{name}$", trust_env=False).text.splitlines()
         return int(lines[0].rpartition(": ")[2]) if lines else 0
@@ -123,18 +125,20 @@ class Mesh:
 
     @asynccontextmanager
     async def instances(self, *names: str, of: Sequence[str]) -> AsyncIterator[list[Instance]]:
-        """Instances of the services, healthy in Envoy; gone from it in the end."""
-        before = {service: [*self.envoy.clusters()[service].values()].count([]) for service in of}
+        """The only instances of these services, healthy in Envoy; gone from it in the end."""
         instances = [Instance(name, of, self.etcd) for name in names]
         try:
             for service in of:
-                await self.healthy(service, before[service] + len(names))
+                await self.healthy(service, len(names))
             yield instances
         finally:
             for instance in instances:
                 instance.process.terminate()
+                instance.process.send_signal(signal.SIGCONT)
             for instance in instances:
-                instance.process.wait(30)
+                await asyncio.to_thread(instance.process.wait, DEADLINE_S)
+            for service in of:
+                await self.healthy(service, 0)
 
 
 @contextmanager
