@@ -1,0 +1,152 @@
+"""One order from a token to an e-mail, over each door."""
+
+import asyncio
+import subprocess
+import sysconfig
+import uuid
+from pathlib import Path
+
+import grpc
+import httpx
+from shop.notification.v1 import notification_pb2, notification_pb2_grpc
+from shop.order.v1 import order_pb2, order_pb2_grpc
+
+from tests.support.otlp import Receiver, Span
+from tests.support.shop import Shop
+from tests.support.shop_fixtures import Bearer, Stocked, audit, order_of
+from tests.support.waiting import eventually
+
+
+async def mails_about(http: httpx.AsyncClient, shop: Shop, order: str) -> list[dict[str, object]]:
+    """Mails whose text names the order, whole."""
+    found = []
+    for summary in (await http.get(f"{shop.mail}/api/v1/messages")).json()["messages"]:
+        mail = (await http.get(f"{shop.mail}/api/v1/message/{summary['ID']}")).json()
+        if order.removeprefix("orders/") in mail["Text"]:
+            found.append(mail)
+    return found
+
+
+async def placed(edge: grpc.aio.Channel, bearer: Bearer, product: str, quantity: int = 1) -> order_pb2.Order:
+    answer = await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(
+        order_of(product, quantity), metadata=bearer("ann"), timeout=60
+    )
+    return answer.order
+
+
+async def test_an_order_over_grpc_is_placed_confirmed_and_mailed(
+    shop: Shop, edge: grpc.aio.Channel, http: httpx.AsyncClient, bearer: Bearer, stocked: Stocked
+) -> None:
+    product = await stocked(5)
+
+    order = await placed(edge, bearer, product, 2)
+
+    assert order.state == order_pb2.Order.STATE_PLACED
+    assert (order.total.currency_code, order.total.units, order.total.nanos) == ("EUR", 25, 0)
+
+    async def mailed() -> list[dict[str, object]]:
+        return await mails_about(http, shop, order.name)
+
+    (mail,) = await eventually(mailed, "a mail about the order")
+    assert mail["To"] == [{"Name": "", "Address": "ann@example.com"}]
+    assert "25.00" in str(mail["Text"])
+    id = uuid.UUID(order.name.removeprefix("orders/"))
+
+    async def confirmed() -> bool:
+        query = "select state from audit_reservations where reservation_id = $1"
+        return [row["state"] for row in await audit(shop, "inventory", query, id)] == ["CONFIRMED"]
+
+    await eventually(confirmed, "the hold is confirmed")
+
+    async def listed() -> bool:
+        answer = await notification_pb2_grpc.NotificationServiceStub(edge).ListNotifications(
+            notification_pb2.ListNotificationsRequest(page_size=100), metadata=bearer("ann"), timeout=60
+        )
+        states = [each.state for each in answer.notifications if each.order == order.name]
+        return states == [notification_pb2.Notification.STATE_SENT]
+
+    await eventually(listed, "the notification is listed as sent")
+
+
+async def test_the_same_over_rest(shop: Shop, http: httpx.AsyncClient, bearer: Bearer, stocked: Stocked) -> None:
+    product = await stocked(5)
+    request = {"requestId": str(uuid.uuid4()), "order": {"lines": [{"product": product, "quantity": 2}]}}
+
+    answer = await http.post("/v1/orders", json=request, headers=dict(bearer("ann")))
+
+    assert answer.status_code == 200, answer.text
+    order = answer.json()["order"]
+    assert order["state"] == "STATE_PLACED"
+    assert order["total"] == {"currencyCode": "EUR", "units": "25", "nanos": 0} or order["total"]["units"] == "25"
+
+    async def mailed() -> bool:
+        return len(await mails_about(http, shop, order["name"])) == 1
+
+    await eventually(mailed, "one mail about the order")
+    again = await http.get(f"/v1/{order['name']}", headers=dict(bearer("ann")))
+    assert again.json()["order"]["lines"] == order["lines"]
+
+
+async def test_an_order_over_the_command_line_of_a_developer(shop: Shop, stocked: Stocked) -> None:
+    product = await stocked(1)
+    body = f'{{"request_id": "{uuid.uuid4()}", "order": {{"lines": [{{"product": "{product}", "quantity": 1}}]}}}}'
+    buf = Path(sysconfig.get_path("scripts")) / "buf"
+
+    curl = await asyncio.create_subprocess_exec(
+        buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge",
+        "-H", f"Authorization: Bearer {shop.token('ann')}", "-d", body,
+        f"http://{shop.edge}/shop.order.v1.OrderService/PlaceOrder",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(curl.communicate(), 60)
+
+    assert b'"STATE_PLACED"' in said, said.decode()
+
+
+async def test_the_same_request_id_gives_the_first_order(
+    shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
+) -> None:
+    request = order_of(await stocked(5))
+    orders = order_pb2_grpc.OrderServiceStub(edge)
+
+    first = await orders.PlaceOrder(request, metadata=bearer("bob"), timeout=60)
+    again = await orders.PlaceOrder(request, metadata=bearer("bob"), timeout=60)
+
+    assert again.order.name == first.order.name
+    rows = await audit(shop, "order", "select order_id from audit_orders where request_id = $1", request.request_id)
+    assert len(rows) == 1
+
+
+async def test_one_trace_leads_from_order_to_the_mail(
+    edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked, collector: Receiver
+) -> None:
+    product = await stocked(5)
+    trace_id = uuid.uuid4().hex
+    parent = ("traceparent", f"00-{trace_id}-{uuid.uuid4().hex[:16]}-01")
+
+    await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(
+        order_of(product), metadata=(*bearer("ann"), parent), timeout=60
+    )
+
+    def spans(service: str, word: str) -> list[Span]:
+        return [
+            span for span in collector.trace(trace_id) if span.service == service and word.lower() in span.name.lower()
+        ]
+
+    async def whole() -> bool:
+        wanted = {
+            ("order", "PlaceOrder"),
+            ("product", "BatchGetProducts"),
+            ("inventory", "ReserveStock"),
+            ("order", "shop.order.v1.OrderPlaced"),
+            ("notification", "shop.order.v1.OrderPlaced"),
+            ("notification", "smtp"),
+        }
+        missing = {pair for pair in wanted if not spans(*pair)}
+        assert not missing, f"{missing} of {[(s.service, s.name) for s in collector.trace(trace_id)]}"
+        return True
+
+    await eventually(whole, "spans of the whole way carry one trace id")
+    known = {span.span_id for span in collector.trace(trace_id)}
+    roots = [span for span in collector.trace(trace_id) if span.parent_id not in known]
+    assert len({span.parent_id for span in roots}) == 1, "one root: the caller"

@@ -1,0 +1,45 @@
+"""What operators see."""
+
+import json
+import re
+
+from tests.support.shop import Shop
+from tests.support.waiting import eventually
+
+PARTS = {
+    "product", "order", "inventory", "inventory-2", "notification", "envoy", "etcd", "nats", "postgres", "keycloak",
+    "controlplane", "mailbox",
+}  # fmt: skip
+
+
+async def test_status_names_every_part_and_what_it_costs(shop: Shop) -> None:
+    rows = json.loads(shop.command("status", "--json"))
+
+    assert {row["name"] for row in rows} == PARTS
+    assert all(set(row) == {"name", "state", "pid", "address", "rss_bytes", "pss_bytes"} for row in rows)
+    assert all(row["state"] == "ready" and row["pid"] > 0 and row["pss_bytes"] > 0 for row in rows)
+    assert sum(row["pss_bytes"] for row in rows) < 1_100_000_000
+
+
+async def test_the_demo_tells_an_order_from_beginning_to_end(shop: Shop) -> None:
+    told = shop.command("demo")
+
+    (id, *_) = re.findall(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", told)
+    assert "ann@example.com" in told
+    shown = shop.command("order", id)
+    for word in ("PLACED", "CONFIRMED", "SENT", id):
+        assert word in shown, shown
+
+    async def logged() -> bool:
+        lines = shop.command("logs", "--order", id)
+        return all(service in lines for service in ("order", "inventory", "notification"))
+
+    await eventually(logged, "lines of three services about the order")
+
+
+async def test_every_command_explains_itself(shop: Shop) -> None:
+    commands = re.findall(r"^  ([a-z]+)  ", shop.command("--help").partition("Commands:")[2], re.MULTILINE)
+
+    assert {"up", "down", "status", "logs", "token", "order", "demo"} <= set(commands)
+    for command in commands:
+        assert len(shop.command(command, "--help")) > 100
