@@ -12,6 +12,7 @@ import psutil
 from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 
+from services.cli.stack import remove
 from tests.support.shop import Shop, started_shop, stop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
 from tests.support.waiting import DEADLINE_S, eventually
@@ -78,6 +79,7 @@ async def test_after_a_kill_of_the_supervisor_nothing_is_left_and_nothing_is_los
     with started_shop(tmp_path) as again:
         after = await _orders_of_ann(again)
         took_s = stop(again)
+    remove(tmp_path)
 
     assert len(before) == 1
     assert after == before

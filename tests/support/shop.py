@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.cli.stack import remove
 from tests.support.ports import free_ports
 from tests.support.waiting import DEADLINE_S
 
@@ -76,6 +77,7 @@ def running_shop(state: Path, *options: str, environment: Mapping[str, str] | No
     with started_shop(state, *options, environment=environment) as shop:
         yield shop
         stop(shop)
+        remove(state)
 
 
 @contextmanager
