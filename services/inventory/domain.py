@@ -73,7 +73,9 @@ class Stock:
     def adjusted(self, delta: int) -> Self:
         """With `delta` pieces more, or less. Raises StockBelowReserved."""
         if self.on_hand + delta < self.reserved:
-            raise StockBelowReserved(product=self.product, on_hand=str(self.on_hand), reserved=str(self.reserved))
+            raise StockBelowReserved(
+                product=f"products/{self.product}", on_hand=str(self.on_hand), reserved=str(self.reserved)
+            )
         return self.moved(Move(self.product, on_hand=delta, reserved=0))
 
 
@@ -112,7 +114,7 @@ class Lines:
         for product, quantity in self.items:
             available = shelf[product].available if product in shelf else 0
             if available < quantity:
-                raise OutOfStock(product=product, requested=str(quantity), available=str(available))
+                raise OutOfStock(product=f"products/{product}", requested=str(quantity), available=str(available))
 
 
 type Shelf = Mapping[str, Stock]
@@ -156,10 +158,10 @@ class Reservation:
         """Held until `until` at least. Raises ReservationDiffers, ReservationReleased, OutOfStock."""
         # A tombstone has no lines that others could differ from.
         if self.lines.items and self.lines != lines:
-            raise ReservationDiffers(reservation=str(self.id))
+            raise ReservationDiffers(reservation=f"reservations/{self.id}")
         match self.state:
             case State.RELEASED:
-                raise ReservationReleased(reservation=str(self.id))
+                raise ReservationReleased(reservation=f"reservations/{self.id}")
             case State.CONFIRMED:
                 return self
             case State.NONE | State.EXPIRED:
@@ -170,9 +172,9 @@ class Reservation:
         """Its pieces have left. Raises ReservationNotFound, ReservationReleased, OutOfStock."""
         match self.state:
             case State.NONE:
-                raise ReservationNotFound(reservation=str(self.id))
+                raise ReservationNotFound(reservation=f"reservations/{self.id}")
             case State.RELEASED:
-                raise ReservationReleased(reservation=str(self.id))
+                raise ReservationReleased(reservation=f"reservations/{self.id}")
             case State.EXPIRED:
                 self.lines.require(shelf)
         return replace(self, state=State.CONFIRMED)

@@ -179,7 +179,7 @@ class SqlStocks:
     async def get(self, product: str) -> Stock:
         row = await self._database.fetchrow(GET, product)
         if row is None:
-            raise StockNotFound(product=product)
+            raise StockNotFound(product=f"products/{product}")
         return _stock(row)
 
     async def adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:

@@ -97,7 +97,7 @@ class SqlOrders:
     async def get(self, order_id: UUID, customer_id: str) -> Order:
         record = await self._database.fetchrow(_GET, order_id, customer_id)
         if record is None:
-            raise OrderNotFound(order=str(order_id))
+            raise OrderNotFound(order=f"orders/{order_id}")
         return _order(record)
 
     async def newest(self, customer_id: str, most: int, before: tuple[datetime, UUID] | None) -> Sequence[Order]:

@@ -63,7 +63,7 @@ class Ordering:
             if order.id != id:
                 await self._give_back(id)
         if order.id != id:
-            raise RequestIdReused(order=str(order.id))
+            raise RequestIdReused(order=f"orders/{order.id}")
         return order
 
     async def _place(self, id: UUID, customer: Customer, cart: Cart, request_id: str) -> Order:

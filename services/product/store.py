@@ -30,7 +30,7 @@ class SqlCatalog:
     async def get(self, id: str) -> Product:
         row = await self._database.fetchrow(GET, id)
         if row is None:
-            raise ProductNotFound(product=id)
+            raise ProductNotFound(product=f"products/{id}")
         return _product(row)
 
     async def find(self, ids: Sequence[str]) -> Mapping[str, Product]:
@@ -61,7 +61,7 @@ class SqlCatalog:
             # A second statement: the one that lost does not see the row it lost to.
             row = await self._database.fetchrow(ADDED, caller, request_id)
             if row is None:
-                raise ProductExists(product=id)
+                raise ProductExists(product=f"products/{id}")
             if row["request_fingerprint"] != fingerprint:
                 raise RequestIdReused(request_id=request_id)
         return _product(row)

@@ -33,7 +33,7 @@ class Browsing:
         found = await self.catalog.find(wanted)
         for id in wanted:
             if id not in found:
-                raise ProductNotFound(product=id)
+                raise ProductNotFound(product=f"products/{id}")
         return [found[id] for id in wanted]
 
     async def page(self, after: Place | None, size: int) -> tuple[Sequence[Product], Place | None]:

@@ -20,7 +20,7 @@ class MemoryStocks:
 
     async def get(self, product: str) -> Stock:
         if product not in self.shelf:
-            raise StockNotFound(product=product)
+            raise StockNotFound(product=f"products/{product}")
         return self.shelf[product]
 
     async def adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:

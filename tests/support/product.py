@@ -16,7 +16,7 @@ class MemoryCatalog:
 
     async def get(self, id: str) -> Product:
         if id not in self.kept:
-            raise ProductNotFound(product=id)
+            raise ProductNotFound(product=f"products/{id}")
         return self.kept[id]
 
     async def find(self, ids: Sequence[str]) -> Mapping[str, Product]:
@@ -34,7 +34,7 @@ class MemoryCatalog:
                 raise RequestIdReused(request_id=request_id)
             return self.kept[made]
         if id in self.kept:
-            raise ProductExists(product=id)
+            raise ProductExists(product=f"products/{id}")
         self._requests[caller, request_id] = (id, fingerprint)
         now = datetime.now(UTC)
         self.kept[id] = Product(id, description, version=1, create_time=now, update_time=now)

@@ -126,22 +126,36 @@ async def test_refusals_name_reason_and_facts(
         return await outcome(inventory.ReserveStock(request, metadata=callers.order))
 
     assert await order_hears(reserve(unknown, mug=3)) == Refused(
-        failed, "OUT_OF_STOCK", {"product": "mug", "requested": "3", "available": "2"}
+        failed, "OUT_OF_STOCK", {"product": "products/mug", "requested": "3", "available": "2"}
     )
-    assert await order_hears(reserve(id, mug=2)) == Refused(exists, "RESERVATION_DIFFERS", {"reservation": id})
-    assert await order_hears(reserve(gone, mug=1)) == Refused(failed, "RESERVATION_RELEASED", {"reservation": gone})
+    assert await order_hears(reserve(id, mug=2)) == Refused(
+        exists, "RESERVATION_DIFFERS", {"reservation": f"reservations/{id}"}
+    )
+    assert await order_hears(reserve(gone, mug=1)) == Refused(
+        failed, "RESERVATION_RELEASED", {"reservation": f"reservations/{gone}"}
+    )
     assert await outcome(inventory.GetStock(pb.GetStockRequest(name="products/fork/stock"))) == Refused(
-        missing, "STOCK_NOT_FOUND", {"product": "fork"}
+        missing, "STOCK_NOT_FOUND", {"product": "products/fork"}
     )
     assert await outcome(inventory.AdjustStock(adjust("mug", -3), metadata=callers.carol)) == Refused(
-        failed, "STOCK_BELOW_RESERVED", {"product": "mug", "on_hand": "5", "reserved": "3"}
+        failed, "STOCK_BELOW_RESERVED", {"product": "products/mug", "on_hand": "5", "reserved": "3"}
     )
     results = (await inventory.ConfirmReservations(confirm(gone, id, unknown), metadata=callers.order)).results
     assert [result.name for result in results] == [f"reservations/{each}" for each in (gone, id, unknown)]
     assert results[1].reservation.state == CONFIRMED
     assert [status_refusal(results[number].error) for number in (0, 2)] == [
-        RpcRefusal(failed, "RESERVATION_RELEASED", {"reservation": gone}, "This reservation was released for good."),
-        RpcRefusal(missing, "RESERVATION_NOT_FOUND", {"reservation": unknown}, "There is no such reservation."),
+        RpcRefusal(
+            failed,
+            "RESERVATION_RELEASED",
+            {"reservation": f"reservations/{gone}"},
+            "This reservation was released for good.",
+        ),
+        RpcRefusal(
+            missing,
+            "RESERVATION_NOT_FOUND",
+            {"reservation": f"reservations/{unknown}"},
+            "There is no such reservation.",
+        ),
     ]
 
 

@@ -123,7 +123,7 @@ async def test_a_refused_reservation_leaves_nothing_behind(keeper: Keeper) -> No
     with pytest.raises(OutOfStock) as refusal:
         await keeper.warehouse.reserve(id, CART, TTL)
 
-    assert refusal.value.facts == {"product": "mug", "requested": "3", "available": "2"}
+    assert refusal.value.facts == {"product": "products/mug", "requested": "3", "available": "2"}
     assert await keeper.counted("bowl") == (5, 0)
     # The id is as new: other lines may take it.
     assert (await keeper.warehouse.reserve(id, Lines.of([("mug", 2)]), TTL)).state is HELD
@@ -135,7 +135,7 @@ async def test_a_product_without_stock_is_out_of_stock(keeper: Keeper) -> None:
     with pytest.raises(OutOfStock) as refusal:
         await keeper.warehouse.reserve(uuid4(), CART, TTL)
 
-    assert refusal.value.facts == {"product": "bowl", "requested": "1", "available": "0"}
+    assert refusal.value.facts == {"product": "products/bowl", "requested": "1", "available": "0"}
     assert await keeper.counted("mug") == (3, 0)
 
 
@@ -249,7 +249,7 @@ async def test_promised_pieces_cannot_be_taken_out_and_the_request_id_is_not_use
 
     with pytest.raises(StockBelowReserved) as refusal:
         await keeper.stocks.adjust("mug", -3, "carol", "r1")
-    assert refusal.value.facts == {"product": "mug", "on_hand": "5", "reserved": "3"}
+    assert refusal.value.facts == {"product": "products/mug", "on_hand": "5", "reserved": "3"}
     await keeper.warehouse.release(id)
     await keeper.stocks.adjust("mug", -3, "carol", "r1")
 

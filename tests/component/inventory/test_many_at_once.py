@@ -59,7 +59,7 @@ async def test_a_hundred_callers_for_fifty_pieces_get_exactly_fifty(replicas: Se
 
     refusals = [result for result in results if isinstance(result, Refusal)]
     assert len(refusals) == 50
-    assert all(refusal.facts == {"product": "mug", "requested": "1", "available": "0"} for refusal in refusals)
+    assert all(refusal.facts == {"product": "products/mug", "requested": "1", "available": "0"} for refusal in refusals)
     assert {type(refusal) for refusal in refusals} == {OutOfStock}
     assert await replicas[0].counted("mug") == (50, 50)
     await replicas[0].require_consistent()

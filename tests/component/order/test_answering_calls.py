@@ -122,7 +122,7 @@ async def test_a_request_id_that_placed_other_lines_is_refused_with_the_order_it
     placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
 
     assert await outcome(grpc_stub.PlaceOrder(place(mug=3), metadata=ann)) == Refused(
-        grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED", {"order": placed.name.removeprefix("orders/")}
+        grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED", {"order": placed.name}
     )
 
 
@@ -132,7 +132,9 @@ async def test_out_of_stock_is_told_with_the_numbers(
     stock.short.add("mug")
 
     assert await outcome(grpc_stub.PlaceOrder(place(), metadata=ann)) == Refused(
-        grpc.StatusCode.FAILED_PRECONDITION, "OUT_OF_STOCK", {"product": "mug", "requested": "2", "available": "0"}
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "OUT_OF_STOCK",
+        {"product": "products/mug", "requested": "2", "available": "0"},
     )
 
 
@@ -203,7 +205,7 @@ async def test_who_has_no_address_cannot_order(grpc_stub: OrderServiceStub, issu
 
 async def test_an_unknown_product_is_named(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
     assert await outcome(grpc_stub.PlaceOrder(place(unicorn=1), metadata=ann)) == Refused(
-        grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", {"product": "unicorn"}
+        grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", {"product": "products/unicorn"}
     )
 
 
@@ -222,7 +224,7 @@ async def test_nobody_sees_the_orders_of_others(grpc_stub: OrderServiceStub, ann
     placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
 
     assert await outcome(grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=bob)) == Refused(
-        grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", {"order": placed.name.removeprefix("orders/")}
+        grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", {"order": placed.name}
     )
     assert not (await grpc_stub.ListOrders(pb.ListOrdersRequest(), metadata=bob)).orders
 

@@ -99,7 +99,11 @@ async def test_offers_are_what_the_catalogue_answers() -> None:
 @pytest.mark.parametrize(
     ("answer", "refusal", "facts"),
     [
-        (refusing(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", product="mug"), ProductNotFound, {"product": "mug"}),
+        (
+            refusing(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", product="products/mug"),
+            ProductNotFound,
+            {"product": "products/mug"},
+        ),
         (grpc.StatusCode.NOT_FOUND, CatalogUnavailable, {}),
         (grpc.StatusCode.UNIMPLEMENTED, CatalogUnavailable, {}),
         (grpc.StatusCode.UNAVAILABLE, CatalogUnavailable, {}),
@@ -117,13 +121,15 @@ async def test_no_offers(
     assert refused.value.facts == facts
 
 
-SOLD_OUT = refusing(grpc.StatusCode.FAILED_PRECONDITION, "OUT_OF_STOCK", product="mug", requested="2", available="1")
+SOLD_OUT = refusing(
+    grpc.StatusCode.FAILED_PRECONDITION, "OUT_OF_STOCK", product="products/mug", requested="2", available="1"
+)
 
 
 @pytest.mark.parametrize(
     ("answer", "refusal", "facts"),
     [
-        (SOLD_OUT, OutOfStock, {"product": "mug", "requested": "2", "available": "1"}),
+        (SOLD_OUT, OutOfStock, {"product": "products/mug", "requested": "2", "available": "1"}),
         (refusing(grpc.StatusCode.FAILED_PRECONDITION, "RESERVATION_RELEASED"), ReservationReleased, {}),
         (grpc.StatusCode.FAILED_PRECONDITION, InventoryUnavailable, {}),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, InventoryUnavailable, {}),

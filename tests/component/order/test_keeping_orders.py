@@ -36,7 +36,7 @@ async def test_an_unknown_order_and_somebody_elses_cannot_be_told_apart(orders: 
     for id, customer in ((placed.id, "bob"), (uuid4(), "ann")):
         with pytest.raises(OrderNotFound) as refusal:
             await orders.get(id, customer)
-        assert refusal.value.facts == {"order": str(id)}
+        assert refusal.value.facts == {"order": f"orders/{id}"}
 
 
 async def test_a_request_that_placed_nothing_is_unknown(orders: Orders) -> None:

@@ -65,7 +65,7 @@ async def test_what_is_not_there_is_not_promised(stock: Stock) -> None:
     with pytest.raises(OutOfStock) as refusal:
         await stock.reserve(uuid4(), PLATES, MINUTES)
 
-    assert refusal.value.facts == {"product": "plate", "requested": "1", "available": "0"}
+    assert refusal.value.facts == {"product": "products/plate", "requested": "1", "available": "0"}
 
 
 async def test_each_confirmation_has_its_own_outcome(stock: Stock) -> None:

@@ -107,7 +107,7 @@ async def test_several_products_come_in_the_order_of_first_mention_all_or_none(
     assert ids(batch.products) == ["mug", "bowl"]
     names.insert(1, "products/fork")
     assert await outcome(products.BatchGetProducts(pb.BatchGetProductsRequest(names=names))) == Refused(
-        MISSING, "PRODUCT_NOT_FOUND", {"product": "fork"}
+        MISSING, "PRODUCT_NOT_FOUND", {"product": "products/fork"}
     )
 
 
@@ -145,13 +145,13 @@ async def test_a_product_is_added_once(products: ProductServiceStub, carol: Meta
         REJECTED, "REQUEST_ID_REUSED", {"request_id": "r1"}
     )
     assert await outcome(products.CreateProduct(create("mug", request_id="r1"), metadata=dave)) == Refused(
-        EXISTS, "PRODUCT_EXISTS", {"product": "mug"}
+        EXISTS, "PRODUCT_EXISTS", {"product": "products/mug"}
     )
 
 
 async def test_a_product_that_is_not_there_is_not_found(products: ProductServiceStub) -> None:
     assert await outcome(products.GetProduct(pb.GetProductRequest(name="products/mug"))) == Refused(
-        MISSING, "PRODUCT_NOT_FOUND", {"product": "mug"}
+        MISSING, "PRODUCT_NOT_FOUND", {"product": "products/mug"}
     )
 
 

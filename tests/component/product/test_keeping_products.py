@@ -34,7 +34,7 @@ async def test_a_product_is_kept_as_it_was_described(catalog: Catalog) -> None:
 async def test_a_product_that_is_not_there_is_not_found(catalog: Catalog) -> None:
     with pytest.raises(ProductNotFound) as refusal:
         await catalog.get("mug")
-    assert refusal.value.facts == {"product": "mug"}
+    assert refusal.value.facts == {"product": "products/mug"}
 
 
 async def test_the_same_request_id_adds_one_product(catalog: Catalog) -> None:
@@ -69,7 +69,7 @@ async def test_a_taken_id_is_refused_and_the_request_id_is_not_used_up(
 
     with pytest.raises(ProductExists) as refusal:
         await catalog.add("mug", MUG, caller, request_id)
-    assert refusal.value.facts == {"product": "mug"}
+    assert refusal.value.facts == {"product": "products/mug"}
     assert (await catalog.add("mug-blue", MUG, caller, request_id)).id == "mug-blue"
 
 

@@ -126,14 +126,14 @@ def test_out_of_stock_names_the_first_product_that_is_short_with_its_numbers() -
     with pytest.raises(OutOfStock) as refusal:
         wanted.require(shelf)
 
-    assert refusal.value.facts == {"product": "mug", "requested": "7", "available": "6"}
+    assert refusal.value.facts == {"product": "products/mug", "requested": "7", "available": "6"}
 
 
 def test_what_was_never_in_stock_is_out_of_stock_with_none_available() -> None:
     with pytest.raises(OutOfStock) as refusal:
         THREE_MUGS.require(UNSTOCKED)
 
-    assert refusal.value.facts == {"product": "mug", "requested": "3", "available": "0"}
+    assert refusal.value.facts == {"product": "products/mug", "requested": "3", "available": "0"}
 
 
 def test_stock_is_adjusted_down_to_what_is_promised_and_no_further() -> None:
@@ -142,7 +142,7 @@ def test_stock_is_adjusted_down_to_what_is_promised_and_no_further() -> None:
     assert stock.adjusted(-7) == Stock("mug", on_hand=3, reserved=3, version=2)
     with pytest.raises(StockBelowReserved) as refusal:
         stock.adjusted(-8)
-    assert refusal.value.facts == {"product": "mug", "on_hand": "10", "reserved": "3"}
+    assert refusal.value.facts == {"product": "products/mug", "on_hand": "10", "reserved": "3"}
 
 
 PRODUCTS = st.sampled_from(["bowl", "mug", "spoon"])

@@ -51,7 +51,7 @@ class MemoryOrders:
     async def get(self, order_id: UUID, customer_id: str) -> Order:
         kept = self._kept.get(order_id)
         if kept is None or kept.customer.id != customer_id:
-            raise OrderNotFound(order=str(order_id))
+            raise OrderNotFound(order=f"orders/{order_id}")
         return kept
 
     async def newest(self, customer_id: str, most: int, before: tuple[datetime, UUID] | None) -> Sequence[Order]:
@@ -83,7 +83,7 @@ class Catalogue:
     async def offers(self, products: Iterable[str]) -> Mapping[str, Offer]:
         for product in products:
             if product not in self._offers:
-                raise ProductNotFound(product=product)
+                raise ProductNotFound(product=f"products/{product}")
         return self._offers
 
 
@@ -106,7 +106,7 @@ class Warehouse:
             raise self.away
         for product, quantity in cart.items:
             if product in self.short:
-                raise OutOfStock(product=product, requested=str(quantity), available="0")
+                raise OutOfStock(product=f"products/{product}", requested=str(quantity), available="0")
         if self.held.get(order_id) == "RELEASED":
             raise ReservationReleased
         self.held.setdefault(order_id, "HELD")
@@ -123,7 +123,7 @@ class Warehouse:
             case "RELEASED":
                 return ReservationReleased()
             case "EXPIRED" if self.short:
-                return OutOfStock(product=min(self.short), requested="1", available="0")
+                return OutOfStock(product=f"products/{min(self.short)}", requested="1", available="0")
         self.held[order_id] = "CONFIRMED"
         return None
 

@@ -121,7 +121,7 @@ async def test_another_cart_under_the_same_request_id_is_refused() -> None:
     with pytest.raises(RequestIdReused) as refusal:
         await place(at, MUG_AND_TEAPOT)
 
-    assert refusal.value.facts == {"order": str(first.id)}
+    assert refusal.value.facts == {"order": f"orders/{first.id}"}
 
 
 async def test_a_repeated_request_is_not_measured_by_new_prices() -> None:
@@ -172,7 +172,9 @@ async def test_a_failed_try_does_not_burn_the_request_id_not_even_for_another_ca
 
 
 @pytest.mark.parametrize(
-    "refusal", [InventoryUnavailable(), OutOfStock(product="mug", requested="2", available="0")], ids=lambda r: r.reason
+    "refusal",
+    [InventoryUnavailable(), OutOfStock(product="products/mug", requested="2", available="0")],
+    ids=lambda r: r.reason,
 )
 async def test_an_order_that_was_placed_meanwhile_is_the_answer_instead_of_a_refusal(refusal: Refusal) -> None:
     orders, placed = MemoryOrders(), order()
@@ -233,7 +235,7 @@ async def test_who_loses_the_race_with_other_lines_gives_its_own_hold_back() -> 
     with pytest.raises(RequestIdReused) as refusal:
         await place(desk(orders, stock))
 
-    assert refusal.value.facts == {"order": str(winner.id)}
+    assert refusal.value.facts == {"order": f"orders/{winner.id}"}
     assert stock.held == {winner.id: "HELD", order().id: "RELEASED"}
 
 

@@ -26,7 +26,7 @@ async def test_several_products_are_refused_for_the_first_that_is_missing() -> N
 
     with pytest.raises(ProductNotFound) as refusal:
         await at.several(["bowl", "spoon", "mug"])
-    assert refusal.value.facts == {"product": "spoon"}
+    assert refusal.value.facts == {"product": "products/spoon"}
 
 
 @pytest.mark.parametrize(("asked", "size"), [(0, 2), (1, 1), (2, 2), (3, 3), (1000, 3)])
