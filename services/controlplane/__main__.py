@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 
 import grpc
@@ -11,7 +12,7 @@ import uvloop
 
 from services.chassis import logs
 from services.chassis.etcd import Etcd
-from services.chassis.settings import Settings
+from services.chassis.settings import SettingInvalid, Settings
 from services.controlplane import edge
 from services.controlplane.ads import DiscoveryService
 from services.controlplane.contract import Contract
@@ -26,6 +27,10 @@ PREFIX = "/shop/"
 GRACE_S = 1.0
 
 _log = structlog.get_logger()
+
+
+class PortTaken(Exception):
+    """Somebody else listens where this process should."""
 
 
 async def serve(settings: Settings) -> None:
@@ -45,10 +50,15 @@ async def serve(settings: Settings) -> None:
     etcd = Etcd(",".join(settings.etcd))
     source = Source(etcd, PREFIX, services, Seeds.read(resource("etcd/seed"), services))
 
-    server = grpc.aio.server()
+    # Two control planes on one port would each get some of the streams.
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     DiscoveryService(control.snapshots).add_to(server)
     edge.add_to(server, contract, control.models)
-    server.add_insecure_port(settings.ads_listen)
+    try:
+        server.add_insecure_port(settings.ads_listen)
+    except RuntimeError as error:
+        await etcd.close()
+        raise PortTaken(f"SHOPMESH_ADS_LISTEN {settings.ads_listen} cannot be bound") from error
     await server.start()
     _log.info("serving", address=settings.ads_listen)
 
@@ -66,9 +76,12 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     """Reads the environment, then serves."""
-    settings = Settings.read(SERVICE, os.environ)
-    logs.configure(settings.service, settings.instance)
-    uvloop.run(serve(settings))
+    try:
+        settings = Settings.read(SERVICE, os.environ)
+        logs.configure(settings.service, settings.instance)
+        uvloop.run(serve(settings))
+    except (SettingInvalid, PortTaken) as error:
+        sys.exit(f"{SERVICE}: {error}")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from services.chassis.reflection import add_reflection
 from services.controlplane.contract import Contract
 from services.controlplane.latest import Latest
 from services.controlplane.model import Model
 
 _HEALTH = "grpc.health.v1.Health"
-_REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _Answer = health_pb2.HealthCheckResponse
 
 type Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
@@ -62,17 +61,9 @@ class Health(health_pb2_grpc.HealthServicer):
 
 
 def add_to(server: grpc.aio.Server, contract: Contract, models: Latest[Model]) -> None:
-    """Registers health and reflection (v1 and v1alpha, which differ in their names only)."""
+    """Registers health and reflection."""
     health_pb2_grpc.add_HealthServicer_to_server(Health(contract, models), server)
-    servicer = reflection.aio.ReflectionServicer([*contract.grpc_services, _HEALTH], _pool(contract))
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in _REFLECTION]
-    )
+    add_reflection(server, [*contract.grpc_services, _HEALTH], _pool(contract))
 
 
 def _pool(contract: Contract) -> descriptor_pool.DescriptorPool:
