@@ -1,0 +1,76 @@
+"""What the environment says, and how it is told that it cannot mean anything."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.chassis.settings import SettingInvalid, Settings
+
+
+def test_an_empty_environment_is_a_local_stack() -> None:
+    settings = Settings.read("order", {})
+
+    assert re.fullmatch("order-[0-9a-f]{8}", settings.instance)
+    assert settings.database_url == "postgresql://order@127.0.0.1:5433/order"
+    assert settings.jwks_url == "http://localhost:8180/realms/shop/protocol/openid-connect/certs"
+    assert (settings.client_id, settings.client_secret_file, settings.etcd) == ("order", None, ("127.0.0.1:2379",))
+
+
+def test_what_is_set_counts_and_what_is_set_to_nothing_does_not() -> None:
+    settings = Settings.read(
+        "order",
+        {
+            "SHOPMESH_INSTANCE": "order-2",
+            "SHOPMESH_ETCD": "10.0.0.1:2379, 10.0.0.2:2379",
+            "SHOPMESH_ISSUER": "https://id.example/realms/shop",
+            "SHOPMESH_TOKEN_URL": "http://keycloak:8080/token",
+            "SHOPMESH_CLIENT_SECRET_FILE": "/run/secrets/order",
+            "SHOPMESH_NATS_URL": "",
+        },
+    )
+
+    assert settings.instance == "order-2"
+    assert settings.etcd == ("10.0.0.1:2379", "10.0.0.2:2379")
+    assert settings.jwks_url == "https://id.example/realms/shop/protocol/openid-connect/certs"
+    assert settings.token_url == "http://keycloak:8080/token"
+    assert settings.client_secret_file == Path("/run/secrets/order")
+    assert settings.nats_url == "nats://127.0.0.1:4222"
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertise", "registered"),
+    [
+        ("127.0.0.1:0", "", "127.0.0.1:5000"),
+        ("localhost:0", "", "127.0.0.1:5000"),
+        ("0.0.0.0:5000", "10.1.2.3", "10.1.2.3:5000"),
+        ("0.0.0.0:5000", "10.1.2.3:6000", "10.1.2.3:6000"),
+        ("[::]:5000", "fd00::1", "[fd00::1]:5000"),
+        ("[::]:5000", "[fd00::1]", "[fd00::1]:5000"),
+        ("[::]:5000", "[fd00::1]:6000", "[fd00::1]:6000"),
+        ("[::1]:0", "", "[::1]:5000"),
+        # Of this machine, the address that leads to etcd.
+        ("0.0.0.0:5000", "", "127.0.0.1:5000"),
+    ],
+)
+def test_an_address_is_registered_that_others_can_use(listen: str, advertise: str, registered: str) -> None:
+    settings = Settings.read("order", {"SHOPMESH_LISTEN": listen, "SHOPMESH_ADVERTISE": advertise})
+
+    assert settings.advertised(5000) == registered
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SHOPMESH_LISTEN", "127.0.0.1"),
+        ("SHOPMESH_LISTEN", ":80"),
+        ("SHOPMESH_LISTEN", "127.0.0.1:http"),
+        ("SHOPMESH_LISTEN", "127.0.0.1:70000"),
+        ("SHOPMESH_MESH", "envoy"),
+        ("SHOPMESH_ADVERTISE", "order.example"),
+        ("SHOPMESH_ADVERTISE", "order.example:5000"),
+    ],
+)
+def test_nonsense_is_refused_by_the_name_of_the_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingInvalid, match=name):
+        Settings.read("order", {name: value})
