@@ -126,32 +126,27 @@ class Keys:
     def __init__(self, url: str, http: httpx.AsyncClient) -> None:
         self._url, self._http = url, http
         self._keys: dict[str, Key] = {}
-        self._fetching = asyncio.Lock()
         self._fetched = self._tried = float("-inf")
-        self._renewal: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
 
     async def get(self, kid: str) -> Key:
         """Raises TokenInvalid for a key that the issuer does not have, IdentityUnavailable when it cannot be asked."""
-        if (key := self._keys.get(kid)) is None:
-            async with self._fetching:
-                if kid not in self._keys and self._may_ask():
-                    await self._fetch()
-            key = self._keys.get(kid)
-        elif time.monotonic() - self._fetched > _STALE_S and self._may_ask() and not self._fetching.locked():
-            self._renewal = asyncio.create_task(self._renew())
-        if key is not None:
-            return key
+        stale = time.monotonic() - self._fetched > _STALE_S
+        if (stale or kid not in self._keys) and self._may_ask():
+            self._fetching = asyncio.create_task(self._fetch())
+        if kid not in self._keys and self._fetching is not None:
+            await asyncio.shield(self._fetching)  # it serves others too
+        if kid in self._keys:
+            return self._keys[kid]
         if self._fetched < self._tried:
             raise IdentityUnavailable
         raise TokenInvalid
 
     def _may_ask(self) -> bool:
+        if self._fetching is not None and not self._fetching.done():
+            return False
         pause = _REFETCH_S if self._fetched == self._tried else _RETRY_S
         return time.monotonic() - self._tried >= pause
-
-    async def _renew(self) -> None:
-        async with self._fetching:
-            await self._fetch()
 
     async def _fetch(self) -> None:
         self._tried = time.monotonic()

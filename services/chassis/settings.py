@@ -91,7 +91,7 @@ class Settings:
         if not self.advertise:
             return joined(own_ip(towards=self.etcd[0]) if _is_wildcard(host) else _ip_of(host), port)
         if _is_ip(self.advertise):
-            return joined(self.advertise, port)
+            return joined(self.advertise.removeprefix("[").removesuffix("]"), port)
         return self.advertise
 
 
@@ -123,7 +123,7 @@ def _advertisable(text: str) -> str:
         raise SettingInvalid(
             f"SHOPMESH_ADVERTISE must be ip:port or ip, not {text!r}: endpoint discovery takes no names"
         )
-    return text.removeprefix("[").removesuffix("]")
+    return text
 
 
 def _is_ip(text: str) -> bool:

@@ -95,9 +95,10 @@ def test_a_document_is_merged_into_the_defaults_per_field() -> None:
 
 
 def test_lists_are_replaced_whole() -> None:
-    two, one = (order_pb2.ListOrdersResponse(orders=[order_pb2.Order(name=name) for name in names]) for names in ("ab", "c"))
+    def listing(names: str) -> order_pb2.ListOrdersResponse:
+        return order_pb2.ListOrdersResponse(orders=[order_pb2.Order(name=name) for name in names])
 
-    assert [order.name for order in overlaid(two, one).orders] == ["c"]
+    assert overlaid(listing("ab"), listing("c")) == listing("c")
 
 
 def test_an_empty_document_changes_nothing() -> None:
