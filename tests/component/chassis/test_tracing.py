@@ -17,6 +17,7 @@ from tests.support.postgres import Postgres
 from tests.support.refused import outcome
 from tests.support.ruled_echo import Echo, EchoStub, Text, add_echo
 from tests.support.serving import serving_at
+from tests.support.waiting import eventually
 
 TRACE, CALLER = "a" * 32, "b" * 16
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
@@ -50,6 +51,16 @@ def spans(receiver: Receiver, trace_id: str = TRACE) -> list[Span]:
     return receiver.trace(trace_id)
 
 
+async def ended(receiver: Receiver, count: int, trace_id: str = TRACE) -> list[Span]:
+    """The same, once there are `count`: a caller has his answer a moment before the server's span ends."""
+
+    async def enough() -> list[Span] | None:
+        found = spans(receiver, trace_id)
+        return found if len(found) >= count else None
+
+    return await eventually(enough, f"{count} spans have ended") or []
+
+
 async def say(address: str, traceparent: str | None = None, text: str = "outer") -> grpc.StatusCode:
     async with grpc.aio.insecure_channel(address) as channel:
         metadata = [("traceparent", traceparent)] if traceparent else []
@@ -72,7 +83,7 @@ async def test_one_trace_leads_through_service_database_and_the_next_service(
         await say(traced, SAMPLED)
     await database.close()
 
-    by_id = {each.span_id: each for each in spans(receiver)}
+    by_id = {each.span_id: each for each in await ended(receiver, 4)}
     kinds = {each.kind: each for each in by_id.values()}
     inner = next(each for each in by_id.values() if each.kind == "SERVER" and each.parent_id != CALLER)
     outer = next(each for each in by_id.values() if each.parent_id == CALLER)
@@ -121,6 +132,8 @@ async def test_where_a_trace_begins_the_share_that_is_configured_is_recorded(
 
     _, trace_id, _, flags = heard[0].split("-")
     assert bool(int(flags, 16) & 1) == recorded
+    if recorded:
+        await ended(receiver, 1, trace_id)
     assert len(spans(receiver, trace_id)) == (1 if recorded else 0)
 
 
@@ -131,7 +144,7 @@ async def test_a_refusal_is_no_error_of_the_server(receiver: Receiver, traced: s
     echo.say = refuse
     assert await say(traced, SAMPLED) is grpc.StatusCode.NOT_FOUND
 
-    (server,) = spans(receiver)
+    (server,) = await ended(receiver, 1)
     assert server.attributes["rpc.grpc.status_code"] == "5"
     assert server.status == "UNSET"
     assert server.events == ()
@@ -144,7 +157,7 @@ async def test_an_unexpected_error_is_one(receiver: Receiver, traced: str, echo:
     echo.say = fail
     assert await say(traced, SAMPLED) is grpc.StatusCode.INTERNAL
 
-    (server,) = spans(receiver)
+    (server,) = await ended(receiver, 1)
     assert server.attributes["rpc.grpc.status_code"] == "13"
     assert server.status == "ERROR"
 
