@@ -36,7 +36,7 @@ class EtcdUnavailable(Unavailable):
     """etcd did not answer, or refused. A write may have been done all the same."""
 
     reason = "ETCD_UNAVAILABLE"
-    message = "etcd is not reachable; try again."
+    message = "Etcd is not reachable; try again."
 
 
 @dataclass(frozen=True, slots=True)
