@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -14,8 +14,6 @@ from google.type import money_pb2
 
 from services.money import Money
 from services.refusals import PageTokenInvalid
-
-type PageKey = Sequence[str | int]
 
 
 def violations(message: Message) -> list[tuple[str, str]]:
@@ -63,18 +61,28 @@ def from_duration(message: Duration) -> timedelta:
     return message.ToTimedelta()
 
 
-def encode_page_token(query: str, key: PageKey) -> str:
-    """Where the next page begins: after `key`, in the list that `query` (all but page size and token) asks for."""
-    content = orjson.dumps(list(key))
+def encode_page_token(query: str, place: Sequence[object] | None) -> str:
+    """Where the next page begins: behind `place`, in the list that `query` (all but page size and token) asks for.
+
+    Empty without a place: then there is no next page.
+    """
+    if place is None:
+        return ""
+    content = orjson.dumps([str(part) for part in place])
     return base64.urlsafe_b64encode(_seal(query, content) + content).decode().rstrip("=")
 
 
-def decode_page_token(query: str, token: str) -> list[str | int]:
-    """The key. Raises PageTokenInvalid for what encode_page_token did not make of the same query.
+def decode_page_token[First, Second](
+    query: str, token: str, first: Callable[[str], First], second: Callable[[str], Second]
+) -> tuple[First, Second] | None:
+    """The place, its parts read by `first` and `second` (which raise ValueError); None for the first page.
 
+    Raises PageTokenInvalid for what encode_page_token did not make of such a place in the same query.
     The seal binds a token to its query and finds damage. It is no secret: a list must not show a caller more for a
     token than without one.
     """
+    if not token:
+        return None
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except ValueError:
@@ -82,8 +90,11 @@ def decode_page_token(query: str, token: str) -> list[str | int]:
     seal, content = raw[:_SEAL_BYTES], raw[_SEAL_BYTES:]
     if seal != _seal(query, content):
         raise PageTokenInvalid
-    key: list[str | int] = orjson.loads(content)
-    return key
+    try:
+        one, other = orjson.loads(content)
+        return first(one), second(other)
+    except ValueError:
+        raise PageTokenInvalid from None
 
 
 def overlaid[M: Message](defaults: M, document: M) -> M:

@@ -13,9 +13,7 @@ from shop.notification.v1.notification_pb2 import Notification as NotificationMe
 from services.chassis.auth import caller
 from services.chassis.messages import decode_page_token, encode_page_token, to_timestamp
 from services.notification.domain import Notification
-from services.notification.ports import Place
 from services.notification.use_cases import Showing
-from services.refusals import PageTokenInvalid
 
 
 class NotificationApi(notification_pb2_grpc.NotificationServiceServicer):
@@ -32,23 +30,12 @@ class NotificationApi(notification_pb2_grpc.NotificationServiceServicer):
             customer,
             # AIP-158: 0 is the default, more than the maximum is the maximum.
             min(request.page_size or config.default_page_size, config.max_page_size),
-            _place(query, request.page_token) if request.page_token else None,
+            decode_page_token(query, request.page_token, datetime.fromisoformat, UUID),
         )
         return ListNotificationsResponse(
             notifications=map(_rendered, page.notifications),
-            next_page_token=encode_page_token(query, (page.next[0].isoformat(), str(page.next[1])))
-            if page.next
-            else "",
+            next_page_token=encode_page_token(query, page.next),
         )
-
-
-def _place(query: str, token: str) -> Place:
-    key = decode_page_token(query, token)
-    try:
-        time, id = map(str, key)
-        return datetime.fromisoformat(time), UUID(id)
-    except ValueError:
-        raise PageTokenInvalid from None
 
 
 def _rendered(notification: Notification) -> NotificationMessage:

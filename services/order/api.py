@@ -37,14 +37,9 @@ class OrderApi(order_pb2_grpc.OrderServiceServicer):
     @override
     async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: object) -> order_pb2.ListOrdersResponse:
         query = f"orders of {caller().subject}"
-        before = _position(decode_page_token(query, request.page_token)) if request.page_token else None
+        before = decode_page_token(query, request.page_token, datetime.fromisoformat, UUID)
         orders, beyond = await self._ordering.newest(caller().subject, request.page_size, before)
         return order_pb2.ListOrdersResponse(
             orders=[order_message(order) for order in orders],
-            next_page_token=encode_page_token(query, (beyond[0].isoformat(), str(beyond[1]))) if beyond else "",
+            next_page_token=encode_page_token(query, beyond),
         )
-
-
-def _position(key: list[str | int]) -> tuple[datetime, UUID]:
-    time, id = key
-    return datetime.fromisoformat(str(time)), UUID(str(id))

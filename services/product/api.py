@@ -7,10 +7,9 @@ from shop.product.v1.product_pb2_grpc import ProductServiceServicer
 
 from services.chassis.auth import caller
 from services.chassis.messages import decode_page_token, encode_page_token, from_money, to_money, to_timestamp
-from services.product.domain import Description, Place, Product
+from services.product.domain import Description, Product
 from services.product.ports import Catalog
 from services.product.use_cases import Browsing
-from services.refusals import PageTokenInvalid
 
 _PRODUCT = "products/"
 _LIST = "ListProducts"
@@ -33,10 +32,9 @@ class ProductService(ProductServiceServicer):
 
     @override
     async def ListProducts(self, request: pb.ListProductsRequest, _: object) -> pb.ListProductsResponse:
-        after = _place_of(request.page_token) if request.page_token else None
+        after = decode_page_token(_LIST, request.page_token, str, str)
         page, behind = await self._browsing.page(after, request.page_size)
-        token = encode_page_token(_LIST, behind) if behind else ""
-        return pb.ListProductsResponse(products=map(_product, page), next_page_token=token)
+        return pb.ListProductsResponse(products=map(_product, page), next_page_token=encode_page_token(_LIST, behind))
 
     @override
     async def CreateProduct(self, request: pb.CreateProductRequest, _: object) -> pb.CreateProductResponse:
@@ -48,14 +46,6 @@ class ProductService(ProductServiceServicer):
 
 def _id_of(name: str) -> str:
     return name.removeprefix(_PRODUCT)
-
-
-def _place_of(token: str) -> Place:
-    match decode_page_token(_LIST, token):
-        case [str() as display_name, str() as id]:
-            return display_name, id
-        case _:
-            raise PageTokenInvalid
 
 
 def _product(product: Product) -> pb.Product:

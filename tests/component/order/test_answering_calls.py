@@ -15,6 +15,7 @@ from shop.order.v1.order_pb2_grpc import OrderServiceStub, add_OrderServiceServi
 
 from services.chassis.database import Database
 from services.chassis.interceptors import time_left
+from services.chassis.messages import encode_page_token
 from services.chassis.server import Add
 from services.order.api import OrderApi
 from services.order.domain import InventoryUnavailable
@@ -251,7 +252,8 @@ async def test_a_page_token_is_good_for_its_list_only(
         await grpc_stub.PlaceOrder(place(f"r{number}"), metadata=ann)
     token = (await grpc_stub.ListOrders(pb.ListOrdersRequest(page_size=1), metadata=ann)).next_page_token
 
-    for whose, bad in ((bob, token), (ann, "rubbish"), (ann, token[:-1] + "!")):
+    forged = encode_page_token("orders of ann", ("yesterday", "mine"))
+    for whose, bad in ((bob, token), (ann, "rubbish"), (ann, token[:-1] + "!"), (ann, forged)):
         refused = await outcome(grpc_stub.ListOrders(pb.ListOrdersRequest(page_token=bad), metadata=whose))
         assert refused == Refused(grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
 

@@ -1,6 +1,7 @@
 """Words that many messages share, page tokens, and documents over defaults."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -25,7 +26,8 @@ from services.chassis.messages import (
 from services.money import NANOS, Money
 from services.refusals import PageTokenInvalid
 
-KEYS = st.lists(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.integers(-(2**53), 2**53)), max_size=3)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TIME, ID = datetime(2026, 1, 1, 12, 30, 0, 123456, tzinfo=UTC), UUID(int=1)
 
 
 @given(st.integers(-(10**6) * NANOS, 10**6 * NANOS))
@@ -53,20 +55,37 @@ def test_violations_name_fields_inside_of_lists() -> None:
     ]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])), KEYS)
-def test_a_page_token_leads_to_where_it_was_made_for(query: str, key: list[str | int]) -> None:
-    assert decode_page_token(query, encode_page_token(query, key)) == key
+@given(TEXT, TEXT, TEXT)
+def test_a_page_token_leads_to_where_it_was_made_for(query: str, name: str, id: str) -> None:
+    assert decode_page_token(query, encode_page_token(query, (name, id)), str, str) == (name, id)
+
+
+def test_a_place_in_a_page_token_is_as_exact_as_it_was() -> None:
+    token = encode_page_token("orders of ann", (TIME, ID))
+
+    assert decode_page_token("orders of ann", token, datetime.fromisoformat, UUID) == (TIME, ID)
+
+
+def test_nothing_leads_behind_the_last_page_and_the_first_begins_nowhere() -> None:
+    assert encode_page_token("orders of ann", None) == ""
+    assert decode_page_token("orders of ann", "", datetime.fromisoformat, UUID) is None
 
 
 def test_a_page_token_of_another_query_is_refused() -> None:
     with pytest.raises(PageTokenInvalid):
-        decode_page_token("orders of bob", encode_page_token("orders of ann", ["2026", "id"]))
+        decode_page_token("orders of bob", encode_page_token("orders of ann", ["2026", "id"]), str, str)
 
 
-@given(st.text(max_size=80))
+@pytest.mark.parametrize("place", [(TIME,), (TIME, ID, ID), ("yesterday", ID), (TIME, "mine")])
+def test_a_page_token_of_another_kind_of_place_is_refused(place: tuple[object, ...]) -> None:
+    with pytest.raises(PageTokenInvalid):
+        decode_page_token("orders of ann", encode_page_token("orders of ann", place), datetime.fromisoformat, UUID)
+
+
+@given(st.text(min_size=1, max_size=80))
 def test_what_is_no_page_token_is_refused(token: str) -> None:
     with pytest.raises(PageTokenInvalid):
-        decode_page_token("orders of ann", token)
+        decode_page_token("orders of ann", token, str, str)
 
 
 def test_a_damaged_page_token_is_refused() -> None:
@@ -74,7 +93,7 @@ def test_a_damaged_page_token_is_refused() -> None:
     for position in range(len(token)):
         damaged = token[:position] + ("A" if token[position] != "A" else "B") + token[position + 1 :]
         with pytest.raises(PageTokenInvalid):
-            decode_page_token("orders of ann", damaged)
+            decode_page_token("orders of ann", damaged, str, str)
 
 
 def test_a_document_is_merged_into_the_defaults_per_field() -> None:
