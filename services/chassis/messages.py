@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import orjson
 import protovalidate
@@ -59,6 +60,18 @@ def to_duration(span: timedelta) -> Duration:
 def from_duration(message: Duration) -> timedelta:
     """Exact to the microsecond; `.total_seconds()` gives seconds."""
     return message.ToTimedelta()
+
+
+class PageSizes(Protocol):
+    """What the configuration of a service with lists says of their pages."""
+
+    default_page_size: int
+    max_page_size: int
+
+
+def page_size(asked: int, sizes: PageSizes) -> int:
+    """AIP-158: 0 is the default, more than the maximum is the maximum."""
+    return min(asked or sizes.default_page_size, sizes.max_page_size)
 
 
 def encode_page_token(query: str, place: Sequence[object] | None) -> str:

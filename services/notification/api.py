@@ -6,12 +6,11 @@ from typing import override
 from uuid import UUID
 
 from shop.notification.v1 import notification_pb2_grpc
-from shop.notification.v1.config_pb2 import NotificationConfig
 from shop.notification.v1.notification_pb2 import ListNotificationsRequest, ListNotificationsResponse
 from shop.notification.v1.notification_pb2 import Notification as NotificationMessage
 
 from services.chassis.auth import caller
-from services.chassis.messages import decode_page_token, encode_page_token, to_timestamp
+from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, page_size, to_timestamp
 from services.notification.domain import Notification
 from services.notification.use_cases import Showing
 
@@ -19,17 +18,16 @@ from services.notification.use_cases import Showing
 class NotificationApi(notification_pb2_grpc.NotificationServiceServicer):
     """Whose notifications they are is said by the token alone."""
 
-    def __init__(self, showing: Showing, config: Callable[[], NotificationConfig]) -> None:
-        self._showing, self._config = showing, config
+    def __init__(self, showing: Showing, page_sizes: Callable[[], PageSizes]) -> None:
+        self._showing, self._page_sizes = showing, page_sizes
 
     @override
     async def ListNotifications(self, request: ListNotificationsRequest, context: object) -> ListNotificationsResponse:
-        customer, config = caller().subject, self._config()
+        customer = caller().subject
         query = f"notifications of {customer}"
         page = await self._showing.page(
             customer,
-            # AIP-158: 0 is the default, more than the maximum is the maximum.
-            min(request.page_size or config.default_page_size, config.max_page_size),
+            page_size(request.page_size, self._page_sizes()),
             decode_page_token(query, request.page_token, datetime.fromisoformat, UUID),
         )
         return ListNotificationsResponse(

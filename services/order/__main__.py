@@ -37,14 +37,13 @@ async def wire(process: Process[OrderConfig]) -> None:
     process.background(SettlerJob.name, settling.run)
     process.background("relay", sending.run)
     orders, catalog = SqlOrders(database, committed), GrpcCatalog(process.channel("product"))
-    process.add(add_OrderServiceServicer_to_server, OrderApi(Ordering(orders, catalog, stock, terms, now, time_left)))
+    ordering = Ordering(orders, catalog, stock, terms, now, time_left)
+    process.add(add_OrderServiceServicer_to_server, OrderApi(ordering, lambda: process.config.current))
 
 
 def terms_of(config: OrderConfig) -> Terms:
     """What the operator has set, in the words of the domain."""
     return Terms(
-        default_page_size=config.default_page_size,
-        max_page_size=config.max_page_size,
         hold_ttl=from_duration(config.hold_ttl),
         reserve_timeout=from_duration(config.reserve_timeout),
     )

@@ -1,5 +1,6 @@
 """OrderService: parse, one call, render."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import override
 from uuid import UUID
@@ -8,7 +9,7 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 
 from services.chassis import logs
 from services.chassis.auth import caller
-from services.chassis.messages import decode_page_token, encode_page_token
+from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, page_size
 from services.order.contract import order_message
 from services.order.domain import Cart, Customer
 from services.order.use_cases import Ordering
@@ -17,8 +18,8 @@ from services.order.use_cases import Ordering
 class OrderApi(order_pb2_grpc.OrderServiceServicer):
     """Whose order it is, is said by the token alone."""
 
-    def __init__(self, ordering: Ordering) -> None:
-        self._ordering = ordering
+    def __init__(self, ordering: Ordering, page_sizes: Callable[[], PageSizes]) -> None:
+        self._ordering, self._page_sizes = ordering, page_sizes
 
     @override
     async def PlaceOrder(self, request: order_pb2.PlaceOrderRequest, context: object) -> order_pb2.PlaceOrderResponse:
@@ -38,7 +39,8 @@ class OrderApi(order_pb2_grpc.OrderServiceServicer):
     async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: object) -> order_pb2.ListOrdersResponse:
         query = f"orders of {caller().subject}"
         before = decode_page_token(query, request.page_token, datetime.fromisoformat, UUID)
-        orders, beyond = await self._ordering.newest(caller().subject, request.page_size, before)
+        size = page_size(request.page_size, self._page_sizes())
+        orders, beyond = await self._ordering.newest(caller().subject, size, before)
         return order_pb2.ListOrdersResponse(
             orders=[order_message(order) for order in orders],
             next_page_token=encode_page_token(query, beyond),

@@ -30,8 +30,6 @@ class State(Enum):
 class Terms:
     """What the operator has set, as of now."""
 
-    default_page_size: int
-    max_page_size: int
     hold_ttl: timedelta
     reserve_timeout: timedelta
 

@@ -97,11 +97,9 @@ class Ordering:
         return await self.orders.get(order_id, customer_id)
 
     async def newest(
-        self, customer_id: str, page_size: int, before: tuple[datetime, UUID] | None
+        self, customer_id: str, size: int, before: tuple[datetime, UUID] | None
     ) -> tuple[Sequence[Order], tuple[datetime, UUID] | None]:
-        """One page, the newest order first, and where the next page begins. A page_size of 0 is the default one."""
-        terms = self.terms()
-        size = min(page_size or terms.default_page_size, terms.max_page_size)
+        """One page, the newest order first, and where the next page begins; None on the last page."""
         orders = await self.orders.newest(customer_id, size + 1, before)
         if len(orders) <= size:
             return orders, None

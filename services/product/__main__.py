@@ -6,17 +6,14 @@ from shop.product.v1.product_pb2_grpc import add_ProductServiceServicer_to_serve
 from services.chassis.server import Process, run
 from services.product.api import ProductService
 from services.product.store import SqlCatalog
-from services.product.use_cases import Browsing, PageSizes
+from services.product.use_cases import Browsing
 
 
 async def wire(process: Process[ProductConfig]) -> None:
     """A catalogue in a database; how large its pages are may change at any moment."""
     catalog = SqlCatalog(await process.database("services.product"))
-
-    def page_sizes() -> PageSizes:
-        return PageSizes(process.config.current.default_page_size, process.config.current.max_page_size)
-
-    process.add(add_ProductServiceServicer_to_server, ProductService(catalog, Browsing(catalog, page_sizes)))
+    servicer = ProductService(catalog, Browsing(catalog), lambda: process.config.current)
+    process.add(add_ProductServiceServicer_to_server, servicer)
 
 
 if __name__ == "__main__":

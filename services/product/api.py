@@ -1,12 +1,21 @@
 """The product service over gRPC: parse, one call, render."""
 
+from collections.abc import Callable
 from typing import override
 
 from shop.product.v1 import product_pb2 as pb
 from shop.product.v1.product_pb2_grpc import ProductServiceServicer
 
 from services.chassis.auth import caller
-from services.chassis.messages import decode_page_token, encode_page_token, from_money, to_money, to_timestamp
+from services.chassis.messages import (
+    PageSizes,
+    decode_page_token,
+    encode_page_token,
+    from_money,
+    page_size,
+    to_money,
+    to_timestamp,
+)
 from services.product.domain import Description, Product
 from services.product.ports import Catalog
 from services.product.use_cases import Browsing
@@ -18,8 +27,8 @@ _LIST = "ListProducts"
 class ProductService(ProductServiceServicer):
     """What ProductService promises in protos/shop/product/v1."""
 
-    def __init__(self, catalog: Catalog, browsing: Browsing) -> None:
-        self._catalog, self._browsing = catalog, browsing
+    def __init__(self, catalog: Catalog, browsing: Browsing, page_sizes: Callable[[], PageSizes]) -> None:
+        self._catalog, self._browsing, self._page_sizes = catalog, browsing, page_sizes
 
     @override
     async def GetProduct(self, request: pb.GetProductRequest, _: object) -> pb.GetProductResponse:
@@ -33,7 +42,7 @@ class ProductService(ProductServiceServicer):
     @override
     async def ListProducts(self, request: pb.ListProductsRequest, _: object) -> pb.ListProductsResponse:
         after = decode_page_token(_LIST, request.page_token, str, str)
-        page, behind = await self._browsing.page(after, request.page_size)
+        page, behind = await self._browsing.page(after, page_size(request.page_size, self._page_sizes()))
         return pb.ListProductsResponse(products=map(_product, page), next_page_token=encode_page_token(_LIST, behind))
 
     @override

@@ -1,6 +1,6 @@
 """What can be read from the catalogue beyond a single product. No transport, no SQL."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.product.domain import Place, Product, ProductNotFound
@@ -8,24 +8,10 @@ from services.product.ports import Catalog
 
 
 @dataclass(frozen=True, slots=True)
-class PageSizes:
-    """How many products a page has when the caller does not say, and at most."""
-
-    default: int
-    most: int
-
-    def of(self, asked: int) -> int:
-        """AIP-158: 0 is the default, more than the maximum is the maximum."""
-        return min(asked or self.default, self.most)
-
-
-@dataclass(frozen=True, slots=True)
 class Browsing:
     """A customer with the catalogue in hand."""
 
     catalog: Catalog
-    page_sizes: Callable[[], PageSizes]
-    """Asked anew for every page: the sizes may change while the service runs."""
 
     async def several(self, ids: Iterable[str]) -> list[Product]:
         """Each product once, in the order of first mention. Raises ProductNotFound for the first that is missing."""
@@ -38,7 +24,6 @@ class Browsing:
 
     async def page(self, after: Place | None, size: int) -> tuple[Sequence[Product], Place | None]:
         """A page, and the place behind which the next one begins; None on the last page."""
-        size = self.page_sizes().of(size)
         # One more than asked for tells whether this is the last page.
         products = await self.catalog.page(after, size + 1)
         page = products[:size]

@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 from google.type.money_pb2 import Money
 from grpc_status import rpc_status
 from shop.order.v1 import order_pb2 as pb
+from shop.order.v1.config_pb2 import OrderConfig
 from shop.order.v1.order_pb2_grpc import OrderServiceStub, add_OrderServiceServicer_to_server
 
 from services.chassis.database import Database
@@ -37,7 +38,8 @@ def stock() -> Warehouse:
 @pytest.fixture
 def grpc_servicer(database: Database, stock: Warehouse) -> OrderApi:
     orders = SqlOrders(database, committed=lambda: None)
-    return OrderApi(Ordering(orders, Catalogue(), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left))
+    ordering = Ordering(orders, Catalogue(), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left)
+    return OrderApi(ordering, lambda: OrderConfig(default_page_size=2, max_page_size=3))
 
 
 @pytest.fixture
@@ -243,6 +245,18 @@ async def test_pages_lead_through_all_orders_the_newest_first(grpc_stub: OrderSe
         request.page_token = page.next_page_token
 
     assert seen == names[::-1]
+
+
+@pytest.mark.parametrize(("asked", "size"), [(0, 2), (1, 1), (3, 3), (100, 3)])
+async def test_pages_are_of_the_asked_the_default_or_the_largest_size(
+    grpc_stub: OrderServiceStub, ann: Metadata, asked: int, size: int
+) -> None:
+    for number in range(4):
+        await grpc_stub.PlaceOrder(place(f"r{number}"), metadata=ann)
+
+    page = await grpc_stub.ListOrders(pb.ListOrdersRequest(page_size=asked), metadata=ann)
+
+    assert len(page.orders) == size
 
 
 async def test_a_page_token_is_good_for_its_list_only(

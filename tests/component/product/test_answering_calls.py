@@ -6,13 +6,14 @@ import grpc
 import pytest
 from google.type.money_pb2 import Money
 from shop.product.v1 import product_pb2 as pb
+from shop.product.v1.config_pb2 import ProductConfig
 from shop.product.v1.product_pb2_grpc import ProductServiceStub, add_ProductServiceServicer_to_server
 
 from services.chassis.database import Database
 from services.chassis.messages import encode_page_token
 from services.product.api import ProductService
 from services.product.store import SqlCatalog
-from services.product.use_cases import Browsing, PageSizes
+from services.product.use_cases import Browsing
 from tests.support.issuer import Issuer, running_issuer
 from tests.support.product import MemoryCatalog
 from tests.support.refused import Refused, outcome
@@ -24,6 +25,7 @@ EXISTS, REJECTED, MISSING, INVALID = (
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.INVALID_ARGUMENT,
 )
+PAGES = ProductConfig(default_page_size=2, max_page_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 async def products(database: Database, issuer: Issuer) -> AsyncIterator[ProductServiceStub]:
     catalog = SqlCatalog(database)
-    servicer = ProductService(catalog, Browsing(catalog, lambda: PageSizes(default=2, most=3)))
+    servicer = ProductService(catalog, Browsing(catalog), lambda: PAGES)
     async with serving(add_ProductServiceServicer_to_server, servicer, issuer) as channel:
         yield ProductServiceStub(channel)
 
@@ -44,7 +46,7 @@ async def products(database: Database, issuer: Issuer) -> AsyncIterator[ProductS
 async def unreached(issuer: Issuer) -> AsyncIterator[ProductServiceStub]:
     """A service whose callers are refused before it needs a database."""
     catalog = MemoryCatalog()
-    servicer = ProductService(catalog, Browsing(catalog, lambda: PageSizes(default=2, most=3)))
+    servicer = ProductService(catalog, Browsing(catalog), lambda: PAGES)
     async with serving(add_ProductServiceServicer_to_server, servicer, issuer) as channel:
         yield ProductServiceStub(channel)
 

@@ -10,7 +10,7 @@ from services.money import Money
 from services.product.domain import Description, Product, ProductExists, ProductNotFound
 from services.product.ports import Catalog
 from services.product.store import SqlCatalog
-from services.product.use_cases import Browsing, PageSizes
+from services.product.use_cases import Browsing
 from services.refusals import RequestIdReused
 from tests.support.product import MemoryCatalog
 
@@ -76,10 +76,10 @@ async def test_a_taken_id_is_refused_and_the_request_id_is_not_used_up(
 async def test_pages_follow_names_then_ids_and_stay_stable_under_inserts(catalog: Catalog) -> None:
     for id, name in [("mug", "Mug"), ("mug-2", "Mug"), ("bowl", "bowl"), ("cup", "Änne's cup"), ("axe", "Axe")]:
         await catalog.add(id, replace(MUG, display_name=name), "carol", id)
-    seen, after, at = list[str](), None, Browsing(catalog, lambda: PageSizes(2, 2))
+    seen, after, at = list[str](), None, Browsing(catalog)
 
     while True:
-        page, after = await at.page(after, 0)
+        page, after = await at.page(after, 2)
         seen += [product.id for product in page]
         # Before the place we stand at: pages to come do not shift.
         await catalog.add(f"early-{len(seen)}", replace(MUG, display_name="Aaa"), "carol", f"early-{len(seen)}")

@@ -18,6 +18,7 @@ from services.chassis.messages import (
     from_money,
     from_timestamp,
     overlaid,
+    page_size,
     to_duration,
     to_money,
     to_timestamp,
@@ -53,6 +54,17 @@ def test_violations_name_fields_inside_of_lists() -> None:
         "order.lines[0].quantity",
         "request_id",
     ]
+
+
+@pytest.mark.parametrize(("asked", "size"), [(0, 20), (1, 1), (20, 20), (100, 100), (101, 100), (5000, 100)])
+def test_a_page_has_the_size_asked_for_within_limits(asked: int, size: int) -> None:
+    sizes = order_config_pb2.OrderConfig(default_page_size=20, max_page_size=100)
+
+    assert page_size(asked, sizes) == size
+
+
+def test_a_default_above_the_maximum_is_the_maximum() -> None:
+    assert page_size(0, order_config_pb2.OrderConfig(default_page_size=20, max_page_size=10)) == 10
 
 
 @given(TEXT, TEXT, TEXT)

@@ -29,9 +29,7 @@ BOB = Customer("bob", "bob@example.com")
 MUGS = Cart.of([("mug", 2)])
 MUG_AND_TEAPOT = Cart.of([("mug", 1), ("teapot", 1)])
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-TERMS = Terms(
-    default_page_size=20, max_page_size=100, hold_ttl=timedelta(minutes=10), reserve_timeout=timedelta(seconds=1)
-)
+TERMS = Terms(hold_ttl=timedelta(minutes=10), reserve_timeout=timedelta(seconds=1))
 SHELF = {"mug": Offer("Mug", Money.of("EUR", 12, 500_000_000)), "teapot": Offer("Teapot", Money.of("EUR", 39))}
 
 

@@ -324,17 +324,6 @@ async def test_a_cancelled_call_does_not_tear_the_commit() -> None:
 # Reading.
 
 
-async def test_pages_are_of_the_asked_the_default_or_the_largest_size() -> None:
-    orders = MemoryOrders()
-    for number in range(103):
-        await place(desk(orders), request_id=f"r{number}")
-    at = desk(orders)
-
-    sizes = [len((await at.newest("ann", asked, None))[0]) for asked in (0, 7, 100, 5000)]
-
-    assert sizes == [20, 7, 100, 100]
-
-
 async def test_the_last_page_leads_nowhere() -> None:
     orders = MemoryOrders()
     for number in range(4):

@@ -4,15 +4,15 @@ import pytest
 
 from services.money import Money
 from services.product.domain import Description, ProductNotFound
-from services.product.use_cases import Browsing, PageSizes
+from services.product.use_cases import Browsing
 from tests.support.product import MemoryCatalog
 
 
-async def browsing(*ids: str, sizes: PageSizes = PageSizes(default=2, most=3)) -> Browsing:  # noqa: B008  immutable
+async def browsing(*ids: str) -> Browsing:
     catalog = MemoryCatalog()
     for id in ids:
         await catalog.add(id, Description(id.title(), "", Money.of("EUR", 5), ""), "carol", id)
-    return Browsing(catalog, lambda: sizes)
+    return Browsing(catalog)
 
 
 async def test_several_products_come_once_each_in_the_order_of_first_mention() -> None:
@@ -27,19 +27,6 @@ async def test_several_products_are_refused_for_the_first_that_is_missing() -> N
     with pytest.raises(ProductNotFound) as refusal:
         await at.several(["bowl", "spoon", "mug"])
     assert refusal.value.facts == {"product": "products/spoon"}
-
-
-@pytest.mark.parametrize(("asked", "size"), [(0, 2), (1, 1), (2, 2), (3, 3), (1000, 3)])
-async def test_a_page_has_the_size_asked_for_within_limits(asked: int, size: int) -> None:
-    at = await browsing("bowl", "fork", "mug", "spoon")
-
-    page, _ = await at.page(None, asked)
-
-    assert len(page) == size
-
-
-def test_a_default_above_the_maximum_is_the_maximum() -> None:
-    assert PageSizes(default=20, most=10).of(0) == 10
 
 
 async def test_only_the_last_page_leads_nowhere() -> None:
