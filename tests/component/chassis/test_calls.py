@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from services.chassis import errors
 from services.chassis.interceptors import time_left
-from services.refusals import Invalid, NotFound, Refusal, Unavailable
+from services.refusals import Invalid, NotFound, Unavailable
 from tests.support.issuer import Issuer
 from tests.support.refused import Refused, outcome
 from tests.support.ruled_echo import SERVICE, Echo, EchoStub, Text, add_echo
@@ -293,7 +293,3 @@ def calls(lines: Any) -> list[dict[str, Any]]:
 
 async def told(lines: Any) -> bool:
     return bool(calls(lines))
-
-
-def test_every_kind_of_refusal_has_a_code() -> None:
-    assert set(Refusal.__subclasses__()) == set(errors.CODE)
