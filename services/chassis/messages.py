@@ -104,10 +104,12 @@ def decode_page_token[First, Second](
     if seal != _seal(query, content):
         raise PageTokenInvalid
     try:
-        one, other = orjson.loads(content)
-        return first(one), second(other)
+        match orjson.loads(content):
+            case [str() as one, str() as other]:
+                return first(one), second(other)
     except ValueError:
-        raise PageTokenInvalid from None
+        pass
+    raise PageTokenInvalid
 
 
 def overlaid[M: Message](defaults: M, document: M) -> M:

@@ -1,5 +1,6 @@
 """Words that many messages share, page tokens, and documents over defaults."""
 
+import base64
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from mesh.v1 import config_pb2, policy_pb2
 from shop.order.v1 import config_pb2 as order_config_pb2
 from shop.order.v1 import order_pb2
 
+from services.chassis import messages
 from services.chassis.messages import (
     decode_page_token,
     encode_page_token,
@@ -92,6 +94,14 @@ def test_a_page_token_of_another_query_is_refused() -> None:
 def test_a_page_token_of_another_kind_of_place_is_refused(place: tuple[object, ...]) -> None:
     with pytest.raises(PageTokenInvalid):
         decode_page_token("orders of ann", encode_page_token("orders of ann", place), datetime.fromisoformat, UUID)
+
+
+@pytest.mark.parametrize("content", [b"5", b"[1, 2]", b'["2026-01-01T00:00:00Z", null]', b'{"a": 1, "b": 2}', b"["])
+def test_a_sealed_page_token_without_a_place_is_refused(content: bytes) -> None:
+    forged = base64.urlsafe_b64encode(messages._seal("orders of ann", content) + content).decode()
+
+    with pytest.raises(PageTokenInvalid):
+        decode_page_token("orders of ann", forged, datetime.fromisoformat, UUID)
 
 
 @given(st.text(min_size=1, max_size=80))
