@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -26,7 +26,7 @@ async def test_no_call_fails_when_one_of_two_instances_is_told_to_stop(
     before = shop.parts()["inventory-2"]["pid"]
     over, failed, done = asyncio.Event(), Counter[str](), Counter[str]()
 
-    async def load(name: str, call: Callable[[], grpc.aio.UnaryUnaryCall]) -> None:  # type: ignore[type-arg]
+    async def load(name: str, call: Callable[[], Awaitable[object]]) -> None:
         while not over.is_set():
             try:
                 await call()
@@ -34,10 +34,10 @@ async def test_no_call_fails_when_one_of_two_instances_is_told_to_stop(
             except grpc.aio.AioRpcError as error:
                 failed[f"{name}: {error.code().name} {error.details()}"] += 1
 
-    def look() -> grpc.aio.UnaryUnaryCall:  # type: ignore[type-arg]
+    def look() -> Awaitable[object]:
         return warehouse.GetStock(inventory_pb2.GetStockRequest(name=f"{product}/stock"), timeout=60)
 
-    def buy() -> grpc.aio.UnaryUnaryCall:  # type: ignore[type-arg]
+    def buy() -> Awaitable[object]:
         return orders.PlaceOrder(order_of(product), metadata=bearer("ann"), timeout=60)
 
     async with asyncio.TaskGroup() as buyers:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from services.files import resource
 from tests.support.shop import Shop
 from tests.support.waiting import DEADLINE_S
 
-README = resource("gen").parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def tour() -> list[str]:
