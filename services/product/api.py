@@ -64,6 +64,7 @@ def _product(product: Product) -> pb.Product:
         description=product.description.text,
         price=to_money(product.description.price),
         image_uri=product.description.image_uri,
+        archived=product.archived,
         create_time=to_timestamp(product.create_time),
         update_time=to_timestamp(product.update_time),
         etag=f'"{product.version}"',

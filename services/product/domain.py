@@ -40,6 +40,7 @@ class Product:
 
     id: str
     description: Description
+    archived: bool
     version: int
     create_time: datetime
     update_time: datetime

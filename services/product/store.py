@@ -70,4 +70,4 @@ class SqlCatalog:
 def _product(row: Record) -> Product:
     price = Money.of(row["currency"], row["units"], row["nanos"])
     description = Description(row["display_name"], row["description"], price, row["image_uri"])
-    return Product(row["id"], description, row["version"], row["create_time"], row["update_time"])
+    return Product(row["id"], description, row["archived"], row["version"], row["create_time"], row["update_time"])

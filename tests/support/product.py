@@ -37,5 +37,5 @@ class MemoryCatalog:
             raise ProductExists(product=f"products/{id}")
         self._requests[caller, request_id] = (id, fingerprint)
         now = datetime.now(UTC)
-        self.kept[id] = Product(id, description, version=1, create_time=now, update_time=now)
+        self.kept[id] = Product(id, description, archived=False, version=1, create_time=now, update_time=now)
         return self.kept[id]

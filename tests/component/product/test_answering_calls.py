@@ -113,6 +113,19 @@ async def test_several_products_come_in_the_order_of_first_mention_all_or_none(
     )
 
 
+async def test_an_archived_product_is_still_found_by_name(
+    products: ProductServiceStub, carol: Metadata, database: Database
+) -> None:
+    made = (await products.CreateProduct(create("mug"), metadata=carol)).product
+    await database.execute("update products set archived = true")
+
+    got = (await products.GetProduct(pb.GetProductRequest(name="products/mug"))).product
+    batch = await products.BatchGetProducts(pb.BatchGetProductsRequest(names=["products/mug"]))
+
+    assert (made.archived, got.archived) == (False, True)
+    assert list(batch.products) == [got]
+
+
 async def test_pages_lead_through_the_whole_list(products: ProductServiceStub, carol: Metadata) -> None:
     for id in ("mug", "axe", "fork", "bowl", "cup"):
         await products.CreateProduct(create(id, but(display_name=id.title())), metadata=carol)

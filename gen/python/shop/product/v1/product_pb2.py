@@ -31,7 +31,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from mesh.v1 import auth_pb2 as mesh_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshop/product/v1/product.proto\x12\x0fshop.product.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x12mesh/v1/auth.proto\"\xa1\x06\n\x07Product\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x30\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x1a\xe2\x41\x01\x02\xbaH\x13r\x11\x10\x01\x18\xc8\x01\x32\n^[^\\x00]*$\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x90N2\n^[^\\x00]*$\x12\xbd\x03\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x99\x03\xe2\x41\x01\x02\xbaH\x91\x03\xba\x01r\n\x0eprice.currency\x12\x36\x63urrency_code must be three capital letters (ISO 4217)\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x95\x02\n\x0bprice.range\x12:must be above 0 and at most 1,000,000, in whole hundredths\x1a\xc9\x01this.units >= 0 && this.nanos >= 0 && this.nanos < 1000000000 && this.nanos % 10000000 == 0 && (this.units > 0 || this.nanos > 0) && (this.units < 1000000 || (this.units == 1000000 && this.nanos == 0))\xc8\x01\x01\x12!\n\timage_uri\x18\x05 \x01(\tB\x0e\xbaH\x0br\x06\x18\xd0\x0f\x88\x01\x01\xd8\x01\x01\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03:@\xea\x41=\n\x14shopmesh.dev/Product\x12\x12products/{product}*\x08products2\x07product\"f\n\x11GetProductRequest\x12Q\n\x04name\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"?\n\x12GetProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"v\n\x17\x42\x61tchGetProductsRequest\x12[\n\x05names\x18\x01 \x03(\tBL\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH,\x92\x01)\x08\x01\x10\x64\"#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"F\n\x18\x42\x61tchGetProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\"O\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"[\n\x14ListProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x14\x43reateProductRequest\x12\x35\n\nproduct_id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{2,62}$\x12\x35\n\x07product\x18\x02 \x01(\x0b\x32\x18.shop.product.v1.ProductB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12,\n\nrequest_id\x18\x03 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\"B\n\x15\x43reateProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product2\xaf\x04\n\x0eProductService\x12}\n\nGetProduct\x12\".shop.product.v1.GetProductRequest\x1a#.shop.product.v1.GetProductResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=products/*}\x12\x8f\x01\n\x10\x42\x61tchGetProducts\x12(.shop.product.v1.BatchGetProductsRequest\x1a).shop.product.v1.BatchGetProductsResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/products:batchGet\x12z\n\x0cListProducts\x12$.shop.product.v1.ListProductsRequest\x1a%.shop.product.v1.ListProductsResponse\"\x1d\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/products\x12\x8f\x01\n\rCreateProduct\x12%.shop.product.v1.CreateProductRequest\x1a&.shop.product.v1.CreateProductResponse\"/\x90\x02\x02\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/products:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshop/product/v1/product.proto\x12\x0fshop.product.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x12mesh/v1/auth.proto\"\xb9\x06\n\x07Product\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x30\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x1a\xe2\x41\x01\x02\xbaH\x13r\x11\x10\x01\x18\xc8\x01\x32\n^[^\\x00]*$\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x90N2\n^[^\\x00]*$\x12\xbd\x03\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x99\x03\xe2\x41\x01\x02\xbaH\x91\x03\xba\x01r\n\x0eprice.currency\x12\x36\x63urrency_code must be three capital letters (ISO 4217)\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x95\x02\n\x0bprice.range\x12:must be above 0 and at most 1,000,000, in whole hundredths\x1a\xc9\x01this.units >= 0 && this.nanos >= 0 && this.nanos < 1000000000 && this.nanos % 10000000 == 0 && (this.units > 0 || this.nanos > 0) && (this.units < 1000000 || (this.units == 1000000 && this.nanos == 0))\xc8\x01\x01\x12!\n\timage_uri\x18\x05 \x01(\tB\x0e\xbaH\x0br\x06\x18\xd0\x0f\x88\x01\x01\xd8\x01\x01\x12\x16\n\x08\x61rchived\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03:@\xea\x41=\n\x14shopmesh.dev/Product\x12\x12products/{product}*\x08products2\x07product\"f\n\x11GetProductRequest\x12Q\n\x04name\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"?\n\x12GetProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"v\n\x17\x42\x61tchGetProductsRequest\x12[\n\x05names\x18\x01 \x03(\tBL\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH,\x92\x01)\x08\x01\x10\x64\"#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"F\n\x18\x42\x61tchGetProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\"O\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"[\n\x14ListProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x14\x43reateProductRequest\x12\x35\n\nproduct_id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{2,62}$\x12\x35\n\x07product\x18\x02 \x01(\x0b\x32\x18.shop.product.v1.ProductB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12,\n\nrequest_id\x18\x03 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\"B\n\x15\x43reateProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product2\xaf\x04\n\x0eProductService\x12}\n\nGetProduct\x12\".shop.product.v1.GetProductRequest\x1a#.shop.product.v1.GetProductResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=products/*}\x12\x8f\x01\n\x10\x42\x61tchGetProducts\x12(.shop.product.v1.BatchGetProductsRequest\x1a).shop.product.v1.BatchGetProductsResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/products:batchGet\x12z\n\x0cListProducts\x12$.shop.product.v1.ListProductsRequest\x1a%.shop.product.v1.ListProductsResponse\"\x1d\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/products\x12\x8f\x01\n\rCreateProduct\x12%.shop.product.v1.CreateProductRequest\x1a&.shop.product.v1.CreateProductResponse\"/\x90\x02\x02\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/products:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCT'].fields_by_name['price']._serialized_options = b'\342A\001\002\272H\221\003\272\001r\n\016price.currency\0226currency_code must be three capital letters (ISO 4217)\032(this.currency_code.matches(\'^[A-Z]{3}$\')\272\001\225\002\n\013price.range\022:must be above 0 and at most 1,000,000, in whole hundredths\032\311\001this.units >= 0 && this.nanos >= 0 && this.nanos < 1000000000 && this.nanos % 10000000 == 0 && (this.units > 0 || this.nanos > 0) && (this.units < 1000000 || (this.units == 1000000 && this.nanos == 0))\310\001\001'
   _globals['_PRODUCT'].fields_by_name['image_uri']._loaded_options = None
   _globals['_PRODUCT'].fields_by_name['image_uri']._serialized_options = b'\272H\013r\006\030\320\017\210\001\001\330\001\001'
+  _globals['_PRODUCT'].fields_by_name['archived']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['archived']._serialized_options = b'\342A\001\003'
   _globals['_PRODUCT'].fields_by_name['create_time']._loaded_options = None
   _globals['_PRODUCT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_PRODUCT'].fields_by_name['update_time']._loaded_options = None
@@ -79,23 +81,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTSERVICE'].methods_by_name['CreateProduct']._loaded_options = None
   _globals['_PRODUCTSERVICE'].methods_by_name['CreateProduct']._serialized_options = b'\220\002\002\322\265\030\021\022\017catalog-manager\202\323\344\223\002\021\"\014/v1/products:\001*'
   _globals['_PRODUCT']._serialized_start=248
-  _globals['_PRODUCT']._serialized_end=1049
-  _globals['_GETPRODUCTREQUEST']._serialized_start=1051
-  _globals['_GETPRODUCTREQUEST']._serialized_end=1153
-  _globals['_GETPRODUCTRESPONSE']._serialized_start=1155
-  _globals['_GETPRODUCTRESPONSE']._serialized_end=1218
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1220
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1338
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1340
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1410
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1412
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1491
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1493
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1584
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1587
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1765
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1767
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1833
-  _globals['_PRODUCTSERVICE']._serialized_start=1836
-  _globals['_PRODUCTSERVICE']._serialized_end=2395
+  _globals['_PRODUCT']._serialized_end=1073
+  _globals['_GETPRODUCTREQUEST']._serialized_start=1075
+  _globals['_GETPRODUCTREQUEST']._serialized_end=1177
+  _globals['_GETPRODUCTRESPONSE']._serialized_start=1179
+  _globals['_GETPRODUCTRESPONSE']._serialized_end=1242
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1244
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1362
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1364
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1434
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1436
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1515
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1517
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1608
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1611
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1789
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1791
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1857
+  _globals['_PRODUCTSERVICE']._serialized_start=1860
+  _globals['_PRODUCTSERVICE']._serialized_end=2419
 # @@protoc_insertion_point(module_scope)

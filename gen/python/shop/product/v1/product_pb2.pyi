@@ -31,6 +31,7 @@ class Product(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     IMAGE_URI_FIELD_NUMBER: _builtins.int
+    ARCHIVED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -42,6 +43,8 @@ class Product(_message.Message):
     """What customers should know; up to 10,000 characters, none of them NUL."""
     image_uri: _builtins.str
     """Address of a picture, empty or an absolute URI of up to 2,000 characters."""
+    archived: _builtins.bool
+    """Whether it has been taken out of the list: it is still found by name, and cannot be ordered."""
     etag: _builtins.str
     """Changes with every change of the product (AIP-154)."""
     @_builtins.property
@@ -64,13 +67,14 @@ class Product(_message.Message):
         description: _builtins.str = ...,
         price: _money_pb2.Money | None = ...,
         image_uri: _builtins.str = ...,
+        archived: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "price", b"price", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "image_uri", b"image_uri", "name", b"name", "price", b"price", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "image_uri", b"image_uri", "name", b"name", "price", b"price", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

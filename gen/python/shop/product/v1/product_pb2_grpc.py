@@ -62,15 +62,15 @@ class ProductServiceServicer:
     """
 
     def GetProduct(self, request, context):
-        """Gets one product. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND.
+        """Gets one product, archived or not. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetProducts(self, request, context):
-        """Gets several products, all or none (AIP-231). Refuses with NOT_FOUND/PRODUCT_NOT_FOUND naming the first that is
-        missing.
+        """Gets several products, archived or not, all or none (AIP-231). Refuses with NOT_FOUND/PRODUCT_NOT_FOUND naming the
+        first that is missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,10 +17,10 @@ class ProductServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProduct: _aio.UnaryUnaryMultiCallable[_product_pb2.GetProductRequest, _product_pb2.GetProductResponse]
-    """Gets one product. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND."""
+    """Gets one product, archived or not. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND."""
     BatchGetProducts: _aio.UnaryUnaryMultiCallable[_product_pb2.BatchGetProductsRequest, _product_pb2.BatchGetProductsResponse]
-    """Gets several products, all or none (AIP-231). Refuses with NOT_FOUND/PRODUCT_NOT_FOUND naming the first that is
-    missing.
+    """Gets several products, archived or not, all or none (AIP-231). Refuses with NOT_FOUND/PRODUCT_NOT_FOUND naming the
+    first that is missing.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_pb2.ListProductsRequest, _product_pb2.ListProductsResponse]
     """Lists products by display name, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
@@ -38,7 +38,7 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_pb2.GetProductRequest,
         context: _aio.ServicerContext[_product_pb2.GetProductRequest, _abc.Awaitable[_product_pb2.GetProductResponse]],
     ) -> _abc.Awaitable[_product_pb2.GetProductResponse]:
-        """Gets one product. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND."""
+        """Gets one product, archived or not. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def BatchGetProducts(
@@ -46,8 +46,8 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_pb2.BatchGetProductsRequest,
         context: _aio.ServicerContext[_product_pb2.BatchGetProductsRequest, _abc.Awaitable[_product_pb2.BatchGetProductsResponse]],
     ) -> _abc.Awaitable[_product_pb2.BatchGetProductsResponse]:
-        """Gets several products, all or none (AIP-231). Refuses with NOT_FOUND/PRODUCT_NOT_FOUND naming the first that is
-        missing.
+        """Gets several products, archived or not, all or none (AIP-231). Refuses with NOT_FOUND/PRODUCT_NOT_FOUND naming the
+        first that is missing.
         """
 
     @_abc_1.abstractmethod
