@@ -7,7 +7,7 @@ The same protos with the same locked tools give the same bytes.
 """
 
 import argparse
-import filecmp
+import itertools
 import shutil
 import sys
 import sysconfig
@@ -138,8 +138,14 @@ def compare(fresh: Path) -> list[str]:
     return [
         *(f"gen/{path}: nothing makes it" for path in sorted(ours - theirs)),
         *(f"gen/{path}: missing" for path in sorted(theirs - ours)),
-        *(f"gen/{path}: differs" for path in sorted(same) if not filecmp.cmp(GEN / path, fresh / path, shallow=False)),
+        *(f"gen/{path}:{line}: differs" for path in sorted(same) if (line := differs_at(GEN / path, fresh / path))),
     ]
+
+
+def differs_at(ours: Path, theirs: Path) -> int:
+    """The first line that is not the same in both files, 0 when all are."""
+    lines = itertools.zip_longest(ours.read_bytes().splitlines(), theirs.read_bytes().splitlines())
+    return next((number for number, (our, their) in enumerate(lines, 1) if our != their), 0)
 
 
 def generated(root: Path) -> list[Path]:
