@@ -72,6 +72,13 @@ class PageTokenInvalid(Invalid):
     message = "The page_token is not one that this list gave out; begin with the first page."
 
 
+class EtagMismatch(Conflict):
+    """Facts: the name of what was to be changed, under the word for its kind."""
+
+    reason = "ETAG_MISMATCH"
+    message = "It has changed since you read it; read it again."
+
+
 class RequestIdReused(Rejected):
     reason = "REQUEST_ID_REUSED"
     message = "This request_id was used before, for something else; take a new one."

@@ -21,6 +21,7 @@ class Kind(Enum):
 
     ORDER_PLACED = "ORDER_PLACED"
     ORDER_REJECTED = "ORDER_REJECTED"
+    ORDER_CANCELLED = "ORDER_CANCELLED"
 
 
 class State(Enum):
@@ -212,11 +213,13 @@ def judge(attempt: Attempt, outcome: Outcome, patience: Patience, jitter: float)
 _SUBJECTS = {
     Kind.ORDER_PLACED: "Your order {order} has been placed",
     Kind.ORDER_REJECTED: "Your order {order} could not be kept",
+    Kind.ORDER_CANCELLED: "Your order {order} has been cancelled",
 }
 
 _OPENINGS = {
     Kind.ORDER_PLACED: "thank you for your order. We have received it and set everything aside for you.",
     Kind.ORDER_REJECTED: "we are sorry: we cannot keep the order that you placed with us, and have closed it.",
+    Kind.ORDER_CANCELLED: "as you asked us to, we have cancelled your order.",
 }
 
 _WHY = {
@@ -225,12 +228,14 @@ _WHY = {
 }
 _WHY_ELSE = "Why: we could not set the goods aside for you."
 
+_CLOSED = "What happens next: nothing is sent and nothing is owed. You are welcome to order again."
 _NEXT = {
     Kind.ORDER_PLACED: (
         "What happens next: we pack your order; there is nothing for you to do.\n"
         "Should anything go wrong, we write to you at this address."
     ),
-    Kind.ORDER_REJECTED: "What happens next: nothing is sent and nothing is owed. You are welcome to order again.",
+    Kind.ORDER_REJECTED: _CLOSED,
+    Kind.ORDER_CANCELLED: _CLOSED,
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
-from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
+from shop.order.v1.events_pb2 import OrderCancelled, OrderPlaced, OrderRejected
 
 from services.chassis import logs
 from services.chassis.bus import Message
@@ -17,9 +17,12 @@ STREAM, CONSUMER = "ORDERS", "notification"
 # All that Order says: what is not known yet is passed by, and a replica of another version asks for nothing else.
 SUBJECTS = (f"{OrderPlaced.DESCRIPTOR.file.package}.*",)
 
-_KINDS: dict[str, tuple[type[OrderPlaced | OrderRejected], Kind]] = {
+type OrderEvent = OrderPlaced | OrderRejected | OrderCancelled
+
+_KINDS: dict[str, tuple[type[OrderEvent], Kind]] = {
     OrderPlaced.DESCRIPTOR.full_name: (OrderPlaced, Kind.ORDER_PLACED),
     OrderRejected.DESCRIPTOR.full_name: (OrderRejected, Kind.ORDER_REJECTED),
+    OrderCancelled.DESCRIPTOR.full_name: (OrderCancelled, Kind.ORDER_CANCELLED),
 }
 
 
@@ -65,7 +68,7 @@ def understand(event: Event) -> News | Garbled:
         return Garbled(event, f"{type(fault).__name__}: {fault}")
 
 
-def _news(event: Event, kind: Kind, message: OrderPlaced | OrderRejected) -> News:
+def _news(event: Event, kind: Kind, message: OrderEvent) -> News:
     order = message.order
     if not order.HasField("create_time"):
         raise ValueError("order.create_time is missing")

@@ -34,7 +34,7 @@ _QUIT_S = 1.0
 """For a farewell after the mail was taken."""
 
 _MESSAGE_ID_DOMAIN = "shopmesh.dev"
-_MESSAGE_ID_WORDS = {Kind.ORDER_PLACED: "placed", Kind.ORDER_REJECTED: "rejected"}
+_MESSAGE_ID_WORDS = {Kind.ORDER_PLACED: "placed", Kind.ORDER_REJECTED: "rejected", Kind.ORDER_CANCELLED: "cancelled"}
 
 # Said about us, not about the mail (RFC 4954, section 6): authentication is required or too weak.
 _OUR_FAULT = {530, 534, 535, 538}

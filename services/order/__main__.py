@@ -38,7 +38,7 @@ async def wire(process: Process[OrderConfig]) -> None:
     process.background("relay", sending.run)
     orders, catalog = SqlOrders(database, committed), GrpcCatalog(process.channel("product"))
     ordering = Ordering(orders, catalog, stock, terms, now, time_left)
-    process.add(add_OrderServiceServicer_to_server, OrderApi(ordering, lambda: process.config.current))
+    process.add(add_OrderServiceServicer_to_server, OrderApi(ordering, orders, lambda: process.config.current))
 
 
 def terms_of(config: OrderConfig) -> Terms:

@@ -12,14 +12,15 @@ from services.chassis.auth import caller
 from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, page_size
 from services.order.contract import order_message
 from services.order.domain import Cart, Customer
+from services.order.ports import Orders
 from services.order.use_cases import Ordering
 
 
 class OrderApi(order_pb2_grpc.OrderServiceServicer):
     """Whose order it is, is said by the token alone."""
 
-    def __init__(self, ordering: Ordering, page_sizes: Callable[[], PageSizes]) -> None:
-        self._ordering, self._page_sizes = ordering, page_sizes
+    def __init__(self, ordering: Ordering, orders: Orders, page_sizes: Callable[[], PageSizes]) -> None:
+        self._ordering, self._orders, self._page_sizes = ordering, orders, page_sizes
 
     @override
     async def PlaceOrder(self, request: order_pb2.PlaceOrderRequest, context: object) -> order_pb2.PlaceOrderResponse:
@@ -32,7 +33,7 @@ class OrderApi(order_pb2_grpc.OrderServiceServicer):
     @override
     async def GetOrder(self, request: order_pb2.GetOrderRequest, context: object) -> order_pb2.GetOrderResponse:
         logs.bind_order(request.name)
-        order = await self._ordering.get(UUID(request.name.removeprefix("orders/")), caller().subject)
+        order = await self._orders.get(UUID(request.name.removeprefix("orders/")), caller().subject)
         return order_pb2.GetOrderResponse(order=order_message(order))
 
     @override
@@ -45,3 +46,12 @@ class OrderApi(order_pb2_grpc.OrderServiceServicer):
             orders=[order_message(order) for order in orders],
             next_page_token=encode_page_token(query, beyond),
         )
+
+    @override
+    async def CancelOrder(
+        self, request: order_pb2.CancelOrderRequest, context: object
+    ) -> order_pb2.CancelOrderResponse:
+        logs.bind_order(request.name)
+        id = UUID(request.name.removeprefix("orders/"))
+        order = await self._ordering.cancel(id, caller().subject, request.etag)
+        return order_pb2.CancelOrderResponse(order=order_message(order))

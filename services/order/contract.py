@@ -6,13 +6,18 @@ from google.protobuf.message import Message
 from shop.order.v1 import events_pb2, order_pb2
 
 from services.chassis.messages import to_money, to_timestamp
-from services.order.domain import Event, Order, OrderPlaced, OrderRejected, State
+from services.order.domain import Event, Order, OrderCancelled, OrderPlaced, OrderRejected, State
 
-STATES = {State.PLACED: order_pb2.Order.STATE_PLACED, State.REJECTED: order_pb2.Order.STATE_REJECTED}
+STATES = {
+    State.PLACED: order_pb2.Order.STATE_PLACED,
+    State.REJECTED: order_pb2.Order.STATE_REJECTED,
+    State.CANCELLED: order_pb2.Order.STATE_CANCELLED,
+}
 
-_EVENTS: dict[type[Event], type[events_pb2.OrderPlaced | events_pb2.OrderRejected]] = {
+_EVENTS: dict[type[Event], type[events_pb2.OrderPlaced | events_pb2.OrderRejected | events_pb2.OrderCancelled]] = {
     OrderPlaced: events_pb2.OrderPlaced,
     OrderRejected: events_pb2.OrderRejected,
+    OrderCancelled: events_pb2.OrderCancelled,
 }
 
 EVENT_TYPES = tuple(message.DESCRIPTOR.full_name for message in _EVENTS.values())
@@ -38,7 +43,7 @@ def order_message(order: Order) -> order_pb2.Order:
         state_reason=order.state_reason,
         create_time=to_timestamp(order.create_time),
         update_time=to_timestamp(order.update_time),
-        etag=f'"{order.version}"',
+        etag=order.etag,
     )
 
 

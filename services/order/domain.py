@@ -20,10 +20,11 @@ _ORDERS = UUID("3a7c1f62-8d0e-4b53-9c41-f5d2a6e80b17")
 
 
 class State(Enum):
-    """Where an order is in its life. REJECTED is final."""
+    """Where an order is in its life. REJECTED and CANCELLED are final."""
 
     PLACED = "PLACED"
     REJECTED = "REJECTED"
+    CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,23 @@ class Order:
         return cls(id, customer, lines, reduce(add, (line.price for line in lines)), at, at)
 
     @property
+    def etag(self) -> str:
+        """Changes with every change of the order (AIP-154)."""
+        return f'"{self.version}"'
+
+    @property
     def cart(self) -> Cart:
         return Cart(tuple((line.product, line.quantity) for line in self.lines))
 
     def reject(self, reason: str, at: datetime) -> Self:
         """The shop cannot keep what it promised; `reason` is a reason code such as OUT_OF_STOCK."""
         return replace(self, state=State.REJECTED, state_reason=reason, version=self.version + 1, update_time=at)
+
+    def cancel(self, at: datetime) -> Self:
+        """Its customer does not want it any more. Raises OrderNotCancellable."""
+        if self.state is not State.PLACED:
+            raise OrderNotCancellable(order=f"orders/{self.id}", state=f"STATE_{self.state.value}")
+        return replace(self, state=State.CANCELLED, version=self.version + 1, update_time=at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,14 @@ class OrderRejected:
     order: Order
 
 
-type Event = OrderPlaced | OrderRejected
+@dataclass(frozen=True, slots=True)
+class OrderCancelled:
+    """Said once per cancelled order, with the change."""
+
+    order: Order
+
+
+type Event = OrderPlaced | OrderRejected | OrderCancelled
 
 
 class EmailMissing(Rejected):
@@ -153,6 +172,13 @@ class EmailMissing(Rejected):
 class OrderNotFound(NotFound):
     reason = "ORDER_NOT_FOUND"
     message = "You have no such order."
+
+
+class OrderNotCancellable(Rejected):
+    """Facts: order, state."""
+
+    reason = "ORDER_NOT_CANCELLABLE"
+    message = "This order has come to its end already."
 
 
 class ProductNotFound(NotFound):

@@ -41,6 +41,14 @@ class Orders(Protocol):
         """
         ...
 
+    async def change(self, event: Event) -> bool:
+        """Keeps the order of `event` and the event, both or neither, and has it settled anew.
+
+        False, and nothing has changed, when the version before is not the one that is kept (any more). Asks once more
+        when the outcome of a commit is unknown: then False may mean that the first try got through.
+        """
+        ...
+
 
 class Catalog(Protocol):
     """What there is to buy, and for how much."""

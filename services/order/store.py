@@ -38,6 +38,19 @@ _EARLIER = "select * from orders where customer = $1 and request_id = $2"
 
 _GET = "select * from orders where id = $1 and customer = $2"
 
+# Compare-and-set on the version. What was settled is to be settled again, for the new state.
+_CHANGE = """
+with changed as (
+  update orders set version = $2, state = $3, state_reason = $4, update_time = $5,
+    settled_time = null, claimed_until = now(), attempts = 0, last_error = null
+  where id = $1 and version = $2 - 1
+  returning id, version
+), said as (
+  insert into order_events (order_id, version, type, event_id, payload, traceparent)
+  select id, version, $6, $7, $8, $9 from changed
+)
+select id from changed"""
+
 _NEWEST = """
 select * from orders
 where customer = $1
@@ -60,8 +73,9 @@ update orders set claimed_until = now() + interval '30 s', attempts = attempts +
 from due where orders.id = due.id
 returning orders.*"""
 
-# Three kinds of outcome, of different rows. Settled and changed are compare-and-set on the version that was acted on;
-# a failure is noted only while the lease is ours. A change carries on the trace of the version before it.
+# Three kinds of outcome, of different rows. Settled and changed are compare-and-set on the version that was acted on,
+# and change nothing that another replica has settled meanwhile; a failure is noted only while the lease is ours. A
+# change carries on the trace of the version before it.
 _SETTLE = """
 with settled as (
   update orders set settled_time = now(), last_error = null
@@ -77,7 +91,7 @@ with settled as (
     claimed_until = now(), attempts = 0, last_error = null
   from unnest($6::uuid[], $7::int[], $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::uuid[], $13::bytea[])
     as c(id, version, state, state_reason, update_time, type, event_id, payload)
-  where orders.id = c.id and orders.version = c.version - 1
+  where orders.id = c.id and orders.version = c.version - 1 and settled_time is null
   returning c.id, c.version, c.type, c.event_id, c.payload
 ), said as (
   insert into order_events (order_id, version, type, event_id, payload, traceparent)
@@ -131,6 +145,22 @@ class SqlOrders:
         if earlier is None:
             raise LookupError(f"order {order.id} conflicts with none")  # Rows are never deleted.
         return earlier
+
+    async def change(self, event: Event) -> bool:
+        try:
+            return await self._change(event)
+        except OutcomeUnknown:
+            # Waits for a first try that is still committing, then finds the row as that has left it.
+            return await self._change(event)
+
+    async def _change(self, event: Event) -> bool:
+        order, message = event.order, event_message(event)
+        changed = await self._database.fetchval(
+            _CHANGE, order.id, order.version, order.state.value, order.state_reason, order.update_time,
+            message.DESCRIPTOR.full_name, event_id(order), message.SerializeToString(), current_traceparent(),
+        )  # fmt: skip
+        self._committed()
+        return changed is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from services.order.domain import (
     DeadlineTooShort,
     InventoryUnavailable,
     Order,
+    OrderCancelled,
     OrderPlaced,
     OrderRejected,
     OutOfStock,
@@ -23,7 +24,7 @@ from services.order.domain import (
     order_id,
 )
 from services.order.ports import Catalog, NotConfirmed, Orders, Stock
-from services.refusals import Refusal, RequestIdReused, Unavailable
+from services.refusals import EtagMismatch, Refusal, RequestIdReused, Unavailable
 
 KEPT_BACK_S = 0.3
 """Of the caller's time: for keeping the order and answering, once stock was promised."""
@@ -92,9 +93,21 @@ class Ordering:
         except Unavailable:
             return  # Then the hold lapses.
 
-    async def get(self, order_id: UUID, customer_id: str) -> Order:
-        """Raises OrderNotFound."""
-        return await self.orders.get(order_id, customer_id)
+    async def cancel(self, order_id: UUID, customer_id: str, etag: str = "") -> Order:
+        """The cancelled order, also when it was that before. With an `etag`, the order must have it.
+
+        Raises OrderNotFound, OrderNotCancellable, EtagMismatch. The settler gives back what the order holds.
+        """
+        while True:
+            order = await self.orders.get(order_id, customer_id)
+            if order.state is State.CANCELLED:
+                return order
+            cancelled = order.cancel(self.now())
+            if etag and etag != order.etag:
+                raise EtagMismatch(order=f"orders/{order.id}")
+            if await self.orders.change(OrderCancelled(cancelled)):
+                return cancelled
+            # Somebody changed it meanwhile. An order changes only a few times in its life.
 
     async def newest(
         self, customer_id: str, size: int, before: tuple[datetime, UUID] | None
@@ -119,9 +132,9 @@ type Settlement = Settled | OrderRejected | Refusal
 class Settling:
     """Brings Inventory to what orders say, however often it is asked to.
 
-    PLACED    confirm: confirmed -> settled; OUT_OF_STOCK -> REJECTED; not found -> reserve, then confirm;
-              released -> somebody else changed the order: again, with the row as it is then
-    REJECTED  release -> settled
+    PLACED               confirm: confirmed -> settled; OUT_OF_STOCK -> REJECTED; not found -> reserve, then confirm;
+                         released -> somebody else changed the order: again, with the row as it is then
+    REJECTED, CANCELLED  release -> settled
     """
 
     stock: Stock
@@ -135,7 +148,7 @@ class Settling:
 
     async def _one(self, order: Order, answer: NotConfirmed | None) -> Settlement:
         try:
-            if order.state is State.REJECTED:
+            if order.state is not State.PLACED:
                 await self.stock.release(order.id)
             elif isinstance(answer, ReservationNotFound):
                 await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from google.type.money_pb2 import Money as MoneyMessage
-from shop.order.v1.events_pb2 import OrderPlaced, OrderRejected
+from shop.order.v1.events_pb2 import OrderCancelled, OrderPlaced, OrderRejected
 from shop.order.v1.order_pb2 import Order
 
 from services.money import Money
@@ -60,6 +60,11 @@ def rejected(placed: News, reason: str = "OUT_OF_STOCK") -> News:
     )
 
 
+def cancelled(placed: News) -> News:
+    """What Order says when its customer has cancelled one."""
+    return replace(placed, event=event("shop.order.v1.OrderCancelled"), kind=Kind.ORDER_CANCELLED, version=2)
+
+
 def order_placed(order_id: UUID | None = None) -> OrderPlaced:
     """What Order puts into the stream for what `placed` tells."""
     mugs = Order.Line(
@@ -83,6 +88,13 @@ def order_rejected(placed: OrderPlaced) -> OrderRejected:
     event = OrderRejected(order=placed.order, version=2, recipient=placed.recipient)
     event.order.state = Order.STATE_REJECTED
     event.order.state_reason = "OUT_OF_STOCK"
+    return event
+
+
+def order_cancelled(placed: OrderPlaced) -> OrderCancelled:
+    """What Order says when its customer has cancelled one."""
+    event = OrderCancelled(order=placed.order, version=2, recipient=placed.recipient)
+    event.order.state = Order.STATE_CANCELLED
     return event
 
 

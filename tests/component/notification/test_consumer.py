@@ -14,7 +14,7 @@ from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
 from services.notification.store import SqlNotifications
 from services.notification.use_cases import Hearing
 from tests.support.nats import NatsServer
-from tests.support.notification import order_placed, order_rejected
+from tests.support.notification import order_cancelled, order_placed, order_rejected
 from tests.support.postgres import Postgres
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -110,10 +110,11 @@ async def test_an_event_that_is_sent_again_and_again_has_its_effect_once(
         for copy in range(20):
             await say(bus, placed.SerializeToString(), copy=f"/{copy}")
         await say(bus, order_rejected(placed).SerializeToString(), "shop.order.v1.OrderRejected", "2")
-        rows = await kept(database, 2)
+        await say(bus, order_cancelled(placed).SerializeToString(), "shop.order.v1.OrderCancelled", "3")
+        rows = await kept(database, 3)
         await all_acknowledged(stream_server)
 
-    assert [row["kind"] for row in rows] == ["ORDER_PLACED", "ORDER_REJECTED"]
+    assert [row["kind"] for row in rows] == ["ORDER_PLACED", "ORDER_REJECTED", "ORDER_CANCELLED"]
 
 
 async def test_poison_and_strangers_stop_nobody(bus: Bus, stream_server: NatsServer, database: Database) -> None:

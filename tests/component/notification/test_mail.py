@@ -13,7 +13,7 @@ from services.money import Money
 from services.notification.domain import Accepted, Attempt, Letter, Line, News, Outcome, Postponed, Refused, letter
 from services.notification.mail import SmtpAddress, SmtpServer
 from tests.support.certificates import certificate_for
-from tests.support.notification import placed, rejected
+from tests.support.notification import cancelled, placed, rejected
 from tests.support.ports import free_port
 from tests.support.smtp import MailServer, hang_up, mail_server
 
@@ -63,14 +63,16 @@ async def test_each_attempt_sends_the_same_bytes_and_another_kind_has_another_me
     await send(server.url, attempt(news))
     await send(server.url, replace(attempt(news), number=2))
     await send(server.url, attempt(rejected(news)))
+    await send(server.url, attempt(cancelled(news)))
 
-    first, again, other = server.envelopes
+    first, again, other, another = server.envelopes
     assert first.content == again.content
     assert [mail["Message-ID"] for mail in server.mails][1:] == [
         f"<placed.{news.order_id}@shopmesh.dev>",
         f"<rejected.{news.order_id}@shopmesh.dev>",
+        f"<cancelled.{news.order_id}@shopmesh.dev>",
     ]
-    assert first.content != other.content
+    assert len({first.content, other.content, another.content}) == 3
 
 
 async def test_a_text_full_of_tricks_ends_no_header_and_no_mail(server: MailServer) -> None:

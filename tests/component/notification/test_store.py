@@ -1,6 +1,6 @@
 """Every implementation of the ports keeps the same promises."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,7 +9,17 @@ import pytest
 from services.notification.domain import News, State, Unkeepable, Verdict, letter
 from services.notification.ports import History, Inbox, Outgoing
 from services.notification.store import SqlNotifications
-from tests.support.notification import A_WHILE, NO_TIME, MemoryNotifications, claimed, event, keep, placed, rejected
+from tests.support.notification import (
+    A_WHILE,
+    NO_TIME,
+    MemoryNotifications,
+    cancelled,
+    claimed,
+    event,
+    keep,
+    placed,
+    rejected,
+)
 from tests.support.postgres import Postgres
 
 
@@ -69,6 +79,15 @@ async def test_a_page_holds_the_customers_own_newest_first_and_the_next_begins_b
 
 # --- The sender's table ---
 
+type Ending = Callable[[News], News]
+
+
+@pytest.fixture(params=[rejected, cancelled])
+def newer_than(request: pytest.FixtureRequest) -> Ending:
+    """What may follow when an order was placed."""
+    ending: Ending = request.param
+    return ending
+
 
 async def test_an_attempt_has_all_that_is_needed_to_send(notifications: Notifications) -> None:
     news = replace(placed(), event=event(traceparent="00-ab-cd-01"))
@@ -95,9 +114,11 @@ async def test_no_more_are_claimed_than_asked_for(notifications: Notifications) 
     assert len(await notifications.claim(3, A_WHILE)) == 2
 
 
-async def test_an_order_is_told_one_thing_at_a_time_the_oldest_first(notifications: Notifications) -> None:
+async def test_an_order_is_told_one_thing_at_a_time_the_oldest_first(
+    notifications: Notifications, newer_than: Ending
+) -> None:
     first = placed()
-    second = rejected(first)
+    second = newer_than(first)
     await keep(notifications, second, first)
 
     [attempt] = await claimed(notifications)
@@ -109,21 +130,25 @@ async def test_an_order_is_told_one_thing_at_a_time_the_oldest_first(notificatio
     assert attempt.kind is second.kind
 
 
-async def test_one_that_waits_out_a_pause_holds_up_no_newer_one(notifications: Notifications) -> None:
+async def test_one_that_waits_out_a_pause_holds_up_no_newer_one(
+    notifications: Notifications, newer_than: Ending
+) -> None:
     first = placed()
-    await keep(notifications, first, rejected(first))
+    await keep(notifications, first, newer_than(first))
     [attempt] = await claimed(notifications)
     await notifications.settle([Verdict(attempt, State.READY, A_WHILE, "451 soon")])
 
     [attempt] = await claimed(notifications)
 
-    assert attempt.kind is rejected(first).kind
+    assert attempt.kind is newer_than(first).kind
 
 
 @pytest.mark.parametrize("newer", [State.SENDING, State.SENT])
-async def test_what_a_newer_one_has_overtaken_is_not_sent(notifications: Notifications, newer: State) -> None:
+async def test_what_a_newer_one_has_overtaken_is_not_sent(
+    notifications: Notifications, newer_than: Ending, newer: State
+) -> None:
     first = placed()
-    second = rejected(first)
+    second = newer_than(first)
     await keep(notifications, second)
     [attempt] = await claimed(notifications)
     if newer is State.SENT:
@@ -135,9 +160,11 @@ async def test_what_a_newer_one_has_overtaken_is_not_sent(notifications: Notific
     assert await state(notifications, second) is newer
 
 
-async def test_a_newer_one_that_failed_or_waits_supersedes_nothing(notifications: Notifications) -> None:
+async def test_a_newer_one_that_failed_or_waits_supersedes_nothing(
+    notifications: Notifications, newer_than: Ending
+) -> None:
     first = placed()
-    await keep(notifications, rejected(first))
+    await keep(notifications, newer_than(first))
     [attempt] = await claimed(notifications)
     await notifications.settle([Verdict(attempt, State.FAILED, error="550 no")])
     await keep(notifications, first)

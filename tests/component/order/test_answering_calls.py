@@ -19,7 +19,7 @@ from services.chassis.interceptors import time_left
 from services.chassis.messages import encode_page_token
 from services.chassis.server import Add
 from services.order.api import OrderApi
-from services.order.domain import InventoryUnavailable
+from services.order.domain import InventoryUnavailable, OrderRejected
 from services.order.store import SqlOrders
 from services.order.use_cases import Ordering
 from tests.support.issuer import Issuer
@@ -27,6 +27,7 @@ from tests.support.refused import Refused, outcome
 from tests.support.serving import Metadata, bearing
 from tests.unit.order.fakes import TERMS, Catalogue, Warehouse
 
+NAME = "orders/00000000-0000-4000-8000-00000000000a"
 INVALID = Refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
@@ -39,7 +40,7 @@ def stock() -> Warehouse:
 def grpc_servicer(database: Database, stock: Warehouse) -> OrderApi:
     orders = SqlOrders(database, committed=lambda: None)
     ordering = Ordering(orders, Catalogue(), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left)
-    return OrderApi(ordering, lambda: OrderConfig(default_page_size=2, max_page_size=3))
+    return OrderApi(ordering, orders, lambda: OrderConfig(default_page_size=2, max_page_size=3))
 
 
 @pytest.fixture
@@ -223,13 +224,76 @@ async def test_with_too_little_time_nothing_is_begun(
     assert not stock.held
 
 
-async def test_nobody_sees_the_orders_of_others(grpc_stub: OrderServiceStub, ann: Metadata, bob: Metadata) -> None:
+async def test_nobody_sees_or_cancels_the_orders_of_others(
+    grpc_stub: OrderServiceStub, ann: Metadata, bob: Metadata
+) -> None:
     placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
 
-    assert await outcome(grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=bob)) == Refused(
-        grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", {"order": placed.name}
-    )
+    for call in (
+        grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=bob),
+        grpc_stub.CancelOrder(pb.CancelOrderRequest(name=placed.name), metadata=bob),
+        grpc_stub.CancelOrder(pb.CancelOrderRequest(name=placed.name, etag=placed.etag), metadata=bob),
+        grpc_stub.CancelOrder(pb.CancelOrderRequest(name=placed.name, etag='"7"'), metadata=bob),
+    ):
+        assert await outcome(call) == Refused(grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", {"order": placed.name})
     assert not (await grpc_stub.ListOrders(pb.ListOrdersRequest(), metadata=bob)).orders
+    assert (await grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=ann)).order == placed
+
+
+async def test_a_cancelled_order_is_answered_whole_however_often(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
+    cancel = pb.CancelOrderRequest(name=placed.name, etag=placed.etag)
+
+    cancelled = (await grpc_stub.CancelOrder(cancel, metadata=ann)).order
+    again = (await grpc_stub.CancelOrder(cancel, metadata=ann)).order
+
+    assert (cancelled.state, cancelled.etag) == (pb.Order.STATE_CANCELLED, '"2"')
+    assert cancelled.update_time.ToMicroseconds() > placed.update_time.ToMicroseconds()
+    assert (cancelled.name, cancelled.lines, cancelled.total) == (placed.name, placed.lines, placed.total)
+    assert again == (await grpc_stub.GetOrder(pb.GetOrderRequest(name=placed.name), metadata=ann)).order == cancelled
+    assert (await grpc_stub.PlaceOrder(place(), metadata=ann)).order == cancelled, "also for a retry of its request"
+
+
+async def test_fifty_cancels_at_once_cancel_an_order_once(
+    grpc_stub: OrderServiceStub, database: Database, ann: Metadata
+) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
+    cancel = pb.CancelOrderRequest(name=placed.name, etag=placed.etag)
+
+    answers = await asyncio.gather(*(grpc_stub.CancelOrder(cancel, metadata=ann) for _ in range(50)))
+
+    assert all(answer == answers[0] for answer in answers)
+    assert await database.fetchval("select count(*) from order_events") == 2
+
+
+async def test_an_order_that_changed_is_not_cancelled(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
+
+    assert await outcome(
+        grpc_stub.CancelOrder(pb.CancelOrderRequest(name=placed.name, etag='"2"'), metadata=ann)
+    ) == Refused(grpc.StatusCode.ABORTED, "ETAG_MISMATCH", {"order": placed.name})
+
+
+async def test_an_order_that_was_rejected_is_not_cancelled(
+    grpc_stub: OrderServiceStub, database: Database, ann: Metadata
+) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(), metadata=ann)).order
+    kept = await SqlOrders(database, lambda: None).by_request("ann", "r1")
+    assert kept
+    await SqlOrders(database, lambda: None).change(OrderRejected(kept.reject("OUT_OF_STOCK", datetime.now(UTC))))
+
+    assert await outcome(grpc_stub.CancelOrder(pb.CancelOrderRequest(name=placed.name), metadata=ann)) == Refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "ORDER_NOT_CANCELLABLE", {"order": placed.name, "state": "STATE_REJECTED"}
+    )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [pb.CancelOrderRequest(), pb.CancelOrderRequest(name="orders/1"), pb.CancelOrderRequest(name=NAME, etag="x" * 65)],
+    ids=str,
+)
+async def test_not_a_cancel(grpc_stub: OrderServiceStub, ann: Metadata, request_: pb.CancelOrderRequest) -> None:
+    assert await outcome(grpc_stub.CancelOrder(request_, metadata=ann)) == INVALID
 
 
 async def test_pages_lead_through_all_orders_the_newest_first(grpc_stub: OrderServiceStub, ann: Metadata) -> None:
@@ -280,6 +344,7 @@ CALLS: dict[str, Callable[[OrderServiceStub, Metadata], Any]] = {
     "PlaceOrder": lambda stub, metadata: stub.PlaceOrder(place(), metadata=metadata),
     "GetOrder": lambda stub, metadata: stub.GetOrder(pb.GetOrderRequest(name="orders/x"), metadata=metadata),
     "ListOrders": lambda stub, metadata: stub.ListOrders(pb.ListOrdersRequest(), metadata=metadata),
+    "CancelOrder": lambda stub, metadata: stub.CancelOrder(pb.CancelOrderRequest(name="orders/x"), metadata=metadata),
 }
 
 

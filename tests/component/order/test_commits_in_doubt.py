@@ -8,13 +8,14 @@ import asyncpg
 import pytest
 
 from services.chassis.database import Database
-from services.order.domain import Order, OrderPlaced
+from services.order.domain import Order, OrderCancelled, OrderPlaced
 from services.order.store import SqlOrders
+from services.order.use_cases import Ordering
 from services.refusals import Unavailable
 from tests.support.postgres import Postgres
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.waiting import eventually
-from tests.unit.order.fakes import MUG_AND_TEAPOT, order
+from tests.unit.order.fakes import MUG_AND_TEAPOT, ONE_O_CLOCK, TERMS, Catalogue, Warehouse, order
 
 
 def sql_orders(database: Database) -> SqlOrders:
@@ -65,6 +66,23 @@ async def test_a_commit_that_stays_in_doubt_is_unavailable_and_can_be_repeated(
     assert await database.fetchval("select count(*) from orders where request_id = 'r1'") == 1
 
 
+async def test_a_change_whose_commit_was_not_answered_is_found_in_the_row(
+    postgres: Postgres, database: Database
+) -> None:
+    async with through_a_proxy(postgres, database) as (proxy, orders):
+        desk = Ordering(orders, Catalogue(), Warehouse(), lambda: TERMS, lambda: ONE_O_CLOCK, lambda: 5.0)
+        first, second = [await add(orders, order(request_id=id), id) for id in ("r0", "r1")]
+        await desk.cancel(first.id, "ann")  # Its statements are prepared: one round trip each from now on.
+        proxy.answers_to_lose = 1
+
+        changed = await orders.change(OrderCancelled(second.cancel(ONE_O_CLOCK)))
+        cancelled = await desk.cancel(second.id, "ann")
+
+    assert not changed, "the repeat finds the version that the first try has left"
+    assert cancelled == second.cancel(ONE_O_CLOCK)
+    assert await database.fetchval("select count(*) from order_events where order_id = $1", second.id) == 2
+
+
 @pytest.mark.parametrize("ends", ["commit", "rollback"])
 async def test_who_meets_a_commit_under_way_waits_and_hears_how_it_ended(
     postgres: Postgres, database: Database, ends: str
@@ -87,6 +105,17 @@ async def test_who_meets_a_commit_under_way_waits_and_hears_how_it_ended(
         await connection.close()
 
     assert kept.id == (first.id if ends == "commit" else second.id)
+
+
+async def test_a_change_without_its_announcement_is_not_kept(database: Database) -> None:
+    orders, placed = sql_orders(database), order()
+    await add(orders, placed, "r1")
+    await database.execute("insert into order_events (order_id, version) values ($1, 2)", placed.id)
+
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await orders.change(OrderCancelled(placed.cancel(ONE_O_CLOCK)))
+
+    assert await orders.get(placed.id, "ann") == placed
 
 
 async def test_an_order_without_its_announcement_is_not_kept(database: Database) -> None:

@@ -1,16 +1,17 @@
 """One suite for every implementation of the Orders port: in memory, and in PostgreSQL."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from services.chassis.database import Database
-from services.order.domain import Order, OrderNotFound, OrderPlaced
+from services.order.domain import Order, OrderCancelled, OrderNotFound, OrderPlaced, OrderRejected
 from services.order.ports import Orders
 from services.order.store import SqlOrders
-from tests.unit.order.fakes import ANN, BOB, MUG_AND_TEAPOT, MUGS, NOON, MemoryOrders, order
+from tests.unit.order.fakes import ANN, BOB, MUG_AND_TEAPOT, MUGS, NOON, ONE_O_CLOCK, MemoryOrders, order
 
 
 @pytest.fixture(params=["memory", "sql"])
@@ -69,6 +70,43 @@ async def test_of_many_at_once_one_is_kept_and_all_hear_of_it(orders: Orders, ca
     kept = await orders.newest("ann", 100, None)
     assert len(kept) == 20
     assert {one.id for one in kept} == {answer.id for answer in answers}
+
+
+async def test_a_change_and_what_it_tells_are_kept_when_nobody_was_faster(orders: Orders) -> None:
+    placed = await add(orders, order(), "r1")
+    cancelled = placed.cancel(ONE_O_CLOCK)
+
+    assert await orders.change(OrderCancelled(cancelled))
+
+    assert await orders.get(placed.id, "ann") == cancelled
+    assert await orders.by_request("ann", "r1") == cancelled
+
+
+@pytest.mark.parametrize("kept", ["an older version", "another change of it", "nothing"])
+async def test_a_change_of_what_is_not_kept_changes_nothing(orders: Orders, kept: str) -> None:
+    placed = order()
+    cancelled, rejected = placed.cancel(ONE_O_CLOCK), placed.reject("OUT_OF_STOCK", NOON)
+    if kept != "nothing":
+        await add(orders, placed, "r1")
+    if kept == "another change of it":
+        await orders.change(OrderRejected(rejected))
+
+    late = replace(cancelled, version=3) if kept == "an older version" else cancelled
+    assert not await orders.change(OrderCancelled(late))
+
+    if kept != "nothing":
+        expected = placed if kept == "an older version" else rejected
+        assert await orders.get(placed.id, "ann") == expected
+
+
+async def test_of_many_changes_at_once_one_is_kept(orders: Orders) -> None:
+    placed = await add(orders, order(), "r1")
+    changes = [OrderCancelled(placed.cancel(NOON + timedelta(minutes=minute))) for minute in range(20)]
+
+    kept = await asyncio.gather(*map(orders.change, changes))
+
+    assert sorted(kept) == [False] * 19 + [True]
+    assert await orders.get(placed.id, "ann") == changes[kept.index(True)].order
 
 
 async def test_lists_are_of_one_customer_and_the_newest_comes_first(orders: Orders) -> None:

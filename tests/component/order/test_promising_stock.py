@@ -13,6 +13,7 @@ from services.chassis.auth import ServiceToken
 from services.chassis.client import channel
 from services.chassis.settings import Settings
 from services.inventory.api import InventoryService
+from services.inventory.ports import Reservations, Stocks
 from services.inventory.use_cases import Warehouse as RealWarehouse
 from services.order.domain import Cart, OutOfStock, ReservationNotFound, ReservationReleased
 from services.order.peers import GrpcStock
@@ -27,11 +28,11 @@ PLATES = Cart.of([("plate", 1)])
 
 
 @asynccontextmanager
-async def of_the_inventory_service(issuer: Issuer) -> AsyncIterator[Stock]:
-    stocks = MemoryStocks()
+async def of_the_inventory_service(issuer: Issuer, reservations: Reservations, stocks: Stocks) -> AsyncIterator[Stock]:
+    """Of mugs and teapots, a hundred each."""
     for product in ("mug", "teapot"):
         await stocks.adjust(product, 100, "carol", product)
-    servicer = InventoryService(RealWarehouse(MemoryReservations(stocks)), stocks)
+    servicer = InventoryService(RealWarehouse(reservations), stocks)
     settings = Settings.read("order", {"SHOPMESH_ISSUER": issuer.url})
     async with (
         serving_at(add_InventoryServiceServicer_to_server, servicer, issuer) as address,
@@ -46,7 +47,8 @@ async def stock(request: pytest.FixtureRequest, issuer: Issuer) -> AsyncIterator
     if request.param == "memory":
         yield Warehouse(short={"plate"})
         return
-    async with of_the_inventory_service(issuer) as stock:
+    stocks = MemoryStocks()
+    async with of_the_inventory_service(issuer, MemoryReservations(stocks), stocks) as stock:
         yield stock
 
 

@@ -2,20 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 
 import pytest
 from shop.order.v1 import events_pb2
 
 from services.chassis.database import Database
 from services.chassis.worker import Failed, Worker
-from services.order.domain import Order, OrderPlaced, OrderRejected, State
+from services.order.domain import Order, OrderCancelled, OrderPlaced, OrderRejected, State
 from services.order.store import Claimed, SettlerJob, SqlOrders
 from services.order.use_cases import Settled, Settlement, Settling
 from tests.support.waiting import eventually
-from tests.unit.order.fakes import NOON, TERMS, Warehouse, order
-
-ONE_O_CLOCK = NOON + timedelta(hours=1)
+from tests.unit.order.fakes import NOON, ONE_O_CLOCK, TERMS, Warehouse, order
 
 
 async def nothing(orders: Sequence[Order]) -> Sequence[Settlement]:
@@ -121,6 +118,37 @@ async def test_an_order_that_changed_meanwhile_is_not_touched(database: Database
 
     assert await the_order(database, one.id) == before
     assert await database.fetchval("select count(*) from order_events") == 2
+
+
+async def test_a_rejection_that_comes_after_another_replica_has_settled_the_order_is_nobodys(
+    database: Database,
+) -> None:
+    one = await placed(database)
+    [claimed] = await settler(database).claim(5)
+    await let_leases_end(database)
+    [by_another] = await settler(database).claim(5)
+    await settler(database).settle([(by_another, Settled())])
+
+    await settler(database).settle([(claimed, OrderRejected(one.reject("OUT_OF_STOCK", ONE_O_CLOCK)))])
+
+    assert (await the_order(database, one.id))["state"] == "PLACED"
+
+
+@pytest.mark.parametrize("before", ["claimed", "failed", "settled"])
+async def test_a_cancelled_order_is_claimed_at_once_and_who_settles_its_version_before_does_not_touch_it(
+    database: Database, before: str
+) -> None:
+    one = await placed(database)
+    [claimed] = await settler(database).claim(5)
+    if before != "claimed":
+        await settler(database).settle([(claimed, Settled() if before == "settled" else Failed("no"))])
+    cancelled = one.cancel(ONE_O_CLOCK)
+
+    await SqlOrders(database, committed=lambda: None).change(OrderCancelled(cancelled))
+    await settler(database).settle([(claimed, Settled())])
+
+    [again] = await settler(database).claim(5)
+    assert again.order == cancelled
 
 
 async def test_a_failure_after_the_lease_is_nobodys(database: Database) -> None:

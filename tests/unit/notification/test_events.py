@@ -5,21 +5,22 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from google.protobuf.message import Message
 from shop.order.v1.events_pb2 import OrderPlaced
 
-from services.chassis.bus import Message
+from services.chassis.bus import Message as BusMessage
 from services.money import Money
 from services.notification.domain import Garbled, Kind, Line, News
 from services.notification.events import OrderEvents, understand
 from services.notification.use_cases import Hearing
-from tests.support.notification import MemoryNotifications, event, order_placed, order_rejected
+from tests.support.notification import MemoryNotifications, event, order_cancelled, order_placed, order_rejected
 
 ORDER = "2f1c1d1e-5d0b-4f0e-9a55-0d9f3c1b7a10"
 PLACED = order_placed(UUID(ORDER))
 
 
-def message(payload: bytes, subject: str = "shop.order.v1.OrderPlaced", **headers: str) -> Message:
-    return Message(subject, headers, payload, traceparent=None)
+def message(payload: bytes, subject: str = "shop.order.v1.OrderPlaced", **headers: str) -> BusMessage:
+    return BusMessage(subject, headers, payload, traceparent=None)
 
 
 def test_a_placed_order_is_understood() -> None:
@@ -36,13 +37,19 @@ def test_a_placed_order_is_understood() -> None:
     assert news.total == Money.of("EUR", 25)
 
 
-def test_a_rejected_order_is_understood_with_its_reason() -> None:
-    payload = order_rejected(PLACED).SerializeToString()
-
-    news = understand(event("shop.order.v1.OrderRejected", payload=payload))
+@pytest.mark.parametrize(
+    ("message", "kind", "reason"),
+    [
+        (order_rejected(PLACED), Kind.ORDER_REJECTED, "OUT_OF_STOCK"),
+        (order_cancelled(PLACED), Kind.ORDER_CANCELLED, ""),
+    ],
+    ids=lambda value: value.DESCRIPTOR.name if isinstance(value, Message) else "",
+)
+def test_what_became_of_an_order_is_understood_with_its_reason(message: Message, kind: Kind, reason: str) -> None:
+    news = understand(event(message.DESCRIPTOR.full_name, payload=message.SerializeToString()))
 
     assert isinstance(news, News)
-    assert (news.kind, news.version, news.reason) == (Kind.ORDER_REJECTED, 2, "OUT_OF_STOCK")
+    assert (news.kind, str(news.order_id), news.version, news.reason) == (kind, ORDER, 2, reason)
 
 
 def changed(change: Callable[[OrderPlaced], object]) -> bytes:

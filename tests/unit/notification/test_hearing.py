@@ -2,7 +2,7 @@
 
 from services.notification.domain import Garbled
 from services.notification.use_cases import Hearing, Showing
-from tests.support.notification import MemoryNotifications, event, placed, rejected
+from tests.support.notification import MemoryNotifications, cancelled, event, placed, rejected
 
 
 class Bell:
@@ -20,9 +20,10 @@ async def test_each_order_and_kind_is_told_once_however_often_it_is_heard() -> N
 
     await hearing.take([news, news])
     await hearing.take([news, rejected(news)])
+    await hearing.take([cancelled(news), cancelled(news)])
 
-    assert {row.news.kind for row in kept.rows.values()} == {news.kind, rejected(news).kind}
-    assert bell.rung == 2
+    assert [row.news.kind for row in kept.rows.values()] == [news.kind, rejected(news).kind, cancelled(news).kind]
+    assert bell.rung == 3
 
 
 async def test_what_cannot_be_understood_or_kept_becomes_a_dead_letter_and_spoils_nothing() -> None:

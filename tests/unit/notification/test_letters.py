@@ -6,7 +6,7 @@ import pytest
 
 from services.money import Money
 from services.notification.domain import Line, letter
-from tests.support.notification import placed, rejected
+from tests.support.notification import cancelled, placed, rejected
 
 ORDER = UUID("2f1c1d1e-5d0b-4f0e-9a55-0d9f3c1b7a10")
 
@@ -55,6 +55,16 @@ def test_a_rejected_order_is_told_with_the_reason_in_plain_words(reason: str, in
     assert in_plain_words in told.text
     assert "nothing is owed" in told.text
     assert reason not in told.text
+
+
+def test_a_cancelled_order_is_told_with_what_it_was_and_that_nothing_is_owed() -> None:
+    told = letter(cancelled(placed(ORDER)))
+
+    assert told.subject == f"Your order {ORDER} has been cancelled"
+    assert "we have cancelled your order" in told.text
+    assert "2 x EUR 12.50 = EUR 25.00" in told.text
+    assert "nothing is owed" in told.text
+    assert "Why:" not in told.text
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ BOB = Customer("bob", "bob@example.com")
 MUGS = Cart.of([("mug", 2)])
 MUG_AND_TEAPOT = Cart.of([("mug", 1), ("teapot", 1)])
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ONE_O_CLOCK = NOON + timedelta(hours=1)
 TERMS = Terms(hold_ttl=timedelta(minutes=10), reserve_timeout=timedelta(seconds=1))
 SHELF = {"mug": Offer("Mug", Money.of("EUR", 12, 500_000_000)), "teapot": Offer("Teapot", Money.of("EUR", 39))}
 
@@ -68,8 +69,13 @@ class MemoryOrders:
             self.said.append(event)
         return self._kept[first]
 
-    def change(self, order: Order) -> None:
-        self._kept[order.id] = order
+    async def change(self, event: Event) -> bool:
+        kept = self._kept.get(event.order.id)
+        if kept is None or kept.version != event.order.version - 1:
+            return False
+        self._kept[event.order.id] = event.order
+        self.said.append(event)
+        return True
 
 
 class Catalogue:

@@ -18,6 +18,7 @@ from services.order.domain import (
     Offer,
     Order,
     OrderPlaced,
+    OrderRejected,
     OutOfStock,
     ProductNotFound,
 )
@@ -109,7 +110,7 @@ async def test_a_repeated_request_gets_the_order_as_it_is_now() -> None:
     orders = MemoryOrders()
     at = desk(orders)
     rejected = (await place(at)).reject("OUT_OF_STOCK", NOON)
-    orders.change(rejected)
+    await orders.change(OrderRejected(rejected))
 
     assert await place(at) == rejected
 

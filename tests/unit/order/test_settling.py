@@ -2,12 +2,13 @@
 
 import pytest
 
-from services.order.domain import InventoryUnavailable, Order, OrderRejected, State
+from services.order.domain import InventoryUnavailable, Order, OrderRejected
 from services.order.use_cases import Settled, Settlement, Settling
 from tests.unit.order.fakes import MUG_AND_TEAPOT, NOON, TERMS, Warehouse, order
 
 PLACED = order()
 REJECTED = PLACED.reject("OUT_OF_STOCK", NOON)
+CANCELLED = PLACED.cancel(NOON)
 
 
 async def settle(stock: Warehouse, *orders: Order) -> list[Settlement]:
@@ -15,24 +16,30 @@ async def settle(stock: Warehouse, *orders: Order) -> list[Settlement]:
 
 
 @pytest.mark.parametrize(
-    ("state", "reservation", "short", "after"),
+    ("waiting", "reservation", "short", "after"),
     [
-        (State.PLACED, "HELD", False, "CONFIRMED"),
-        (State.PLACED, "EXPIRED", False, "CONFIRMED"),
-        (State.PLACED, "CONFIRMED", False, "CONFIRMED"),
-        (State.PLACED, None, False, "CONFIRMED"),
-        (State.REJECTED, "HELD", False, "RELEASED"),
-        (State.REJECTED, "EXPIRED", True, "RELEASED"),
-        (State.REJECTED, "RELEASED", False, "RELEASED"),
-        (State.REJECTED, None, False, "RELEASED"),
+        (PLACED, "HELD", False, "CONFIRMED"),
+        (PLACED, "EXPIRED", False, "CONFIRMED"),
+        (PLACED, "CONFIRMED", False, "CONFIRMED"),
+        (PLACED, None, False, "CONFIRMED"),
+        (REJECTED, "HELD", False, "RELEASED"),
+        (REJECTED, "EXPIRED", True, "RELEASED"),
+        (REJECTED, "RELEASED", False, "RELEASED"),
+        (REJECTED, None, False, "RELEASED"),
+        (CANCELLED, "HELD", False, "RELEASED"),
+        (CANCELLED, "EXPIRED", True, "RELEASED"),
+        (CANCELLED, "CONFIRMED", False, "RELEASED"),
+        (CANCELLED, "RELEASED", False, "RELEASED"),
+        (CANCELLED, None, False, "RELEASED"),
     ],
+    ids=lambda value: value.state.value if isinstance(value, Order) else str(value),
 )
-async def test_settled(state: State, reservation: str | None, short: bool, after: str) -> None:
+async def test_settled(waiting: Order, reservation: str | None, short: bool, after: str) -> None:
     stock = Warehouse(short={"mug"} if short else set())
     if reservation:
         stock.held[PLACED.id] = reservation
 
-    assert await settle(stock, PLACED if state is State.PLACED else REJECTED) == [Settled()]
+    assert await settle(stock, waiting) == [Settled()]
     assert stock.held == {PLACED.id: after}
 
 
@@ -58,7 +65,7 @@ async def test_a_placed_order_whose_hold_was_released_is_looked_at_again_and_not
     assert outcome.reason == "RESERVATION_RELEASED"
 
 
-@pytest.mark.parametrize("waiting", [PLACED, REJECTED], ids=["placed", "rejected"])
+@pytest.mark.parametrize("waiting", [PLACED, REJECTED, CANCELLED], ids=lambda order: order.state.value)
 async def test_while_inventory_is_away_nothing_is_decided(waiting: Order) -> None:
     away = InventoryUnavailable()
 

@@ -30,7 +30,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mesh.v1 import auth_pb2 as mesh_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shop/notification/v1/notification.proto\x12\x14shop.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12mesh/v1/auth.proto\"\xa0\x05\n\x0cNotification\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05order\x18\x02 \x01(\tB\x1b\xe2\x41\x01\x03\xfa\x41\x14\n\x12shopmesh.dev/Order\x12;\n\x04kind\x18\x03 \x01(\x0e\x32\'.shop.notification.v1.Notification.KindB\x04\xe2\x41\x01\x03\x12\x17\n\trecipient\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07subject\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12=\n\x05state\x18\x06 \x01(\x0e\x32(.shop.notification.v1.Notification.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tsend_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"L\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KIND_ORDER_PLACED\x10\x01\x12\x17\n\x13KIND_ORDER_REJECTED\x10\x02\"z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x11\n\rSTATE_SENDING\x10\x02\x12\x0e\n\nSTATE_SENT\x10\x03\x12\x14\n\x10STATE_SUPERSEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05:n\xea\x41k\n\x19shopmesh.dev/Notification\x12\x31\x63ustomers/{customer}/notifications/{notification}*\rnotifications2\x0cnotification\"T\n\x18ListNotificationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"o\n\x19ListNotificationsResponse\x12\x39\n\rnotifications\x18\x01 \x03(\x0b\x32\".shop.notification.v1.Notification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb8\x01\n\x13NotificationService\x12\xa0\x01\n\x11ListNotifications\x12..shop.notification.v1.ListNotificationsRequest\x1a/.shop.notification.v1.ListNotificationsResponse\"*\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notificationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shop/notification/v1/notification.proto\x12\x14shop.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12mesh/v1/auth.proto\"\xba\x05\n\x0cNotification\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05order\x18\x02 \x01(\tB\x1b\xe2\x41\x01\x03\xfa\x41\x14\n\x12shopmesh.dev/Order\x12;\n\x04kind\x18\x03 \x01(\x0e\x32\'.shop.notification.v1.Notification.KindB\x04\xe2\x41\x01\x03\x12\x17\n\trecipient\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07subject\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12=\n\x05state\x18\x06 \x01(\x0e\x32(.shop.notification.v1.Notification.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tsend_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KIND_ORDER_PLACED\x10\x01\x12\x17\n\x13KIND_ORDER_REJECTED\x10\x02\x12\x18\n\x14KIND_ORDER_CANCELLED\x10\x03\"z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x11\n\rSTATE_SENDING\x10\x02\x12\x0e\n\nSTATE_SENT\x10\x03\x12\x14\n\x10STATE_SUPERSEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05:n\xea\x41k\n\x19shopmesh.dev/Notification\x12\x31\x63ustomers/{customer}/notifications/{notification}*\rnotifications2\x0cnotification\"T\n\x18ListNotificationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"o\n\x19ListNotificationsResponse\x12\x39\n\rnotifications\x18\x01 \x03(\x0b\x32\".shop.notification.v1.Notification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb8\x01\n\x13NotificationService\x12\xa0\x01\n\x11ListNotifications\x12..shop.notification.v1.ListNotificationsRequest\x1a/.shop.notification.v1.ListNotificationsResponse\"*\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notificationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,15 +62,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._loaded_options = None
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._serialized_options = b'\220\002\001\322\265\030\n\022\010customer\202\323\344\223\002\023\022\021/v1/notifications'
   _globals['_NOTIFICATION']._serialized_start=238
-  _globals['_NOTIFICATION']._serialized_end=910
+  _globals['_NOTIFICATION']._serialized_end=936
   _globals['_NOTIFICATION_KIND']._serialized_start=598
-  _globals['_NOTIFICATION_KIND']._serialized_end=674
-  _globals['_NOTIFICATION_STATE']._serialized_start=676
-  _globals['_NOTIFICATION_STATE']._serialized_end=798
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=912
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=996
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=998
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=1109
-  _globals['_NOTIFICATIONSERVICE']._serialized_start=1112
-  _globals['_NOTIFICATIONSERVICE']._serialized_end=1296
+  _globals['_NOTIFICATION_KIND']._serialized_end=700
+  _globals['_NOTIFICATION_STATE']._serialized_start=702
+  _globals['_NOTIFICATION_STATE']._serialized_end=824
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=938
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=1022
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=1024
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=1135
+  _globals['_NOTIFICATIONSERVICE']._serialized_start=1138
+  _globals['_NOTIFICATIONSERVICE']._serialized_end=1322
 # @@protoc_insertion_point(module_scope)

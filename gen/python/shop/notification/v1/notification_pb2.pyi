@@ -38,6 +38,8 @@ class Notification(_message.Message):
         """The order was accepted."""
         KIND_ORDER_REJECTED: Notification._Kind.ValueType  # 2
         """The order could not be kept."""
+        KIND_ORDER_CANCELLED: Notification._Kind.ValueType  # 3
+        """The order was cancelled by its customer."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What it tells."""
@@ -48,6 +50,8 @@ class Notification(_message.Message):
     """The order was accepted."""
     KIND_ORDER_REJECTED: Notification.Kind.ValueType  # 2
     """The order could not be kept."""
+    KIND_ORDER_CANCELLED: Notification.Kind.ValueType  # 3
+    """The order was cancelled by its customer."""
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)

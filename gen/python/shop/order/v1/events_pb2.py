@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from shop.order.v1 import order_pb2 as shop_dot_order_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashop/order/v1/events.proto\x12\rshop.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19shop/order/v1/order.proto\"p\n\x0bOrderPlaced\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\trecipient\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"r\n\rOrderRejected\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\trecipient\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashop/order/v1/events.proto\x12\rshop.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19shop/order/v1/order.proto\"p\n\x0bOrderPlaced\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\trecipient\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"r\n\rOrderRejected\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\trecipient\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"s\n\x0eOrderCancelled\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07version\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\trecipient\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,8 +45,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERREJECTED'].fields_by_name['version']._serialized_options = b'\272H\004\"\002(\001'
   _globals['_ORDERREJECTED'].fields_by_name['recipient']._loaded_options = None
   _globals['_ORDERREJECTED'].fields_by_name['recipient']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_ORDERCANCELLED'].fields_by_name['order']._loaded_options = None
+  _globals['_ORDERCANCELLED'].fields_by_name['order']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ORDERCANCELLED'].fields_by_name['version']._loaded_options = None
+  _globals['_ORDERCANCELLED'].fields_by_name['version']._serialized_options = b'\272H\004\"\002(\001'
+  _globals['_ORDERCANCELLED'].fields_by_name['recipient']._loaded_options = None
+  _globals['_ORDERCANCELLED'].fields_by_name['recipient']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_ORDERPLACED']._serialized_start=101
   _globals['_ORDERPLACED']._serialized_end=213
   _globals['_ORDERREJECTED']._serialized_start=215
   _globals['_ORDERREJECTED']._serialized_end=329
+  _globals['_ORDERCANCELLED']._serialized_start=331
+  _globals['_ORDERCANCELLED']._serialized_end=446
 # @@protoc_insertion_point(module_scope)

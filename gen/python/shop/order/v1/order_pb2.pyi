@@ -39,6 +39,8 @@ class Order(_message.Message):
         """Accepted: its pieces are promised, or have left."""
         STATE_REJECTED: Order._State.ValueType  # 2
         """Final: the shop could not keep its promise; state_reason says why."""
+        STATE_CANCELLED: Order._State.ValueType  # 3
+        """Final: its customer does not want it any more."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where an order is in its life."""
@@ -49,6 +51,8 @@ class Order(_message.Message):
     """Accepted: its pieces are promised, or have left."""
     STATE_REJECTED: Order.State.ValueType  # 2
     """Final: the shop could not keep its promise; state_reason says why."""
+    STATE_CANCELLED: Order.State.ValueType  # 3
+    """Final: its customer does not want it any more."""
 
     @_typing.final
     class Line(_message.Message):
@@ -293,3 +297,53 @@ class ListOrdersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListOrdersResponse: _TypeAlias = ListOrdersResponse  # noqa: Y015
+
+@_typing.final
+class CancelOrderRequest(_message.Message):
+    """Request of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`orders/{id}`."""
+    etag: _builtins.str
+    """When given: cancels only the order that has this etag (AIP-154)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderRequest: _TypeAlias = CancelOrderRequest  # noqa: Y015
+
+@_typing.final
+class CancelOrderResponse(_message.Message):
+    """Response of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order as it is now: cancelled."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015

@@ -30,6 +30,12 @@ class OrderServiceStub:
     """Gets one order of the caller. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
     """Lists the caller's orders, the newest first, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
+    CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
+    """Cancels one order of the caller, and has the pieces given back. An order that is cancelled already is the answer,
+    whatever the etag. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's,
+    FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
+    another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.
+    """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes orders and shows them to whom they belong. Customer and e-mail address come from the token, prices from the
@@ -65,5 +71,17 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_order_pb2.ListOrdersRequest, _abc.Awaitable[_order_pb2.ListOrdersResponse]],
     ) -> _abc.Awaitable[_order_pb2.ListOrdersResponse]:
         """Lists the caller's orders, the newest first, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def CancelOrder(
+        self,
+        request: _order_pb2.CancelOrderRequest,
+        context: _aio.ServicerContext[_order_pb2.CancelOrderRequest, _abc.Awaitable[_order_pb2.CancelOrderResponse]],
+    ) -> _abc.Awaitable[_order_pb2.CancelOrderResponse]:
+        """Cancels one order of the caller, and has the pieces given back. An order that is cancelled already is the answer,
+        whatever the etag. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's,
+        FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
+        another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.
+        """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _aio.Server) -> None: ...
