@@ -6,13 +6,12 @@ from shop.product.v1.product_pb2_grpc import add_ProductServiceServicer_to_serve
 from services.chassis.server import Process, run
 from services.product.api import ProductService
 from services.product.store import SqlCatalog
-from services.product.use_cases import Browsing
 
 
 async def wire(process: Process[ProductConfig]) -> None:
     """A catalogue in a database; how large its pages are may change at any moment."""
     catalog = SqlCatalog(await process.database("services.product"))
-    servicer = ProductService(catalog, Browsing(catalog), lambda: process.config.current)
+    servicer = ProductService(catalog, lambda: process.config.current)
     process.add(add_ProductServiceServicer_to_server, servicer)
 
 

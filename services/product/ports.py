@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.product.domain import Description, Place, Product
+from services.product.domain import Description, Listing, Place, Product
 
 
 class Catalog(Protocol):
@@ -17,13 +17,20 @@ class Catalog(Protocol):
         """Those of the products that exist."""
         ...
 
-    async def page(self, after: Place | None, most: int) -> Sequence[Product]:
-        """Up to `most` products behind `after` (None: from the beginning), in the order of their place."""
+    async def page(self, listing: Listing, after: Place | None, most: int) -> Sequence[Product]:
+        """Up to `most` products of the list behind `after` (None: from the beginning)."""
         ...
 
     async def add(self, id: str, description: Description, caller: str, request_id: str) -> Product:
         """Adds a product once per (caller, request_id), and returns it as it is now.
 
         Raises ProductExists, and RequestIdReused when the request_id added another product.
+        """
+        ...
+
+    async def save(self, product: Product) -> Product | None:
+        """Keeps what is said of it and whether it is archived, as the version after `product.version`.
+
+        None, and nothing changed, when another version is kept: of many who changed the same one, one wins.
         """
         ...

@@ -1,9 +1,9 @@
-"""What can be read from the catalogue beyond a single product. No transport, no SQL."""
+"""What can be done with the catalogue beyond looking at a single product. No transport, no SQL."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from services.product.domain import Place, Product, ProductNotFound
+from services.product.domain import Listing, Place, Product, ProductNotFound, Revision
 from services.product.ports import Catalog
 
 
@@ -22,9 +22,38 @@ class Browsing:
                 raise ProductNotFound(product=f"products/{id}")
         return [found[id] for id in wanted]
 
-    async def page(self, after: Place | None, size: int) -> tuple[Sequence[Product], Place | None]:
+    async def page(self, listing: Listing, after: Place | None, size: int) -> tuple[Sequence[Product], Place | None]:
         """A page, and the place behind which the next one begins; None on the last page."""
         # One more than asked for tells whether this is the last page.
-        products = await self.catalog.page(after, size + 1)
+        products = await self.catalog.page(listing, after, size + 1)
         page = products[:size]
-        return page, page[-1].place if len(products) > size else None
+        return page, listing.place_of(page[-1]) if len(products) > size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Curating:
+    """A manager who tends the catalogue. All of it raises ProductNotFound, and EtagMismatch where an etag is given."""
+
+    catalog: Catalog
+
+    async def revise(self, id: str, revision: Revision, etag: str) -> Product:
+        """The product as the revision has it; what changes nothing is no change."""
+        return await self._change(id, lambda product: product.revised(revision, etag))
+
+    async def archive(self, id: str, etag: str) -> Product:
+        """Whatever its etag, one that is archived already is left as it is."""
+        return await self._change(id, lambda product: product.put_away(etag))
+
+    async def unarchive(self, id: str, etag: str) -> Product:
+        """Whatever its etag, one that is not archived is left as it is."""
+        return await self._change(id, lambda product: product.put_back(etag))
+
+    async def _change(self, id: str, rule: Callable[[Product], Product]) -> Product:
+        """Whoever loses to another change looks again at what is there then: each round but the last is another's."""
+        while True:
+            product = await self.catalog.get(id)
+            wanted = rule(product)
+            if wanted == product:
+                return product
+            if saved := await self.catalog.save(wanted):
+                return saved

@@ -1,14 +1,16 @@
 """The catalogue in memory, for tests; the same suite runs against this and against SQL."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
-from services.product.domain import Description, Place, Product, ProductExists, ProductNotFound
+from services.product.domain import Description, Listing, Place, Product, ProductExists, ProductNotFound
 from services.refusals import RequestIdReused
 
 
 class MemoryCatalog:
-    """Nothing here awaits, so every method is one transaction."""
+    """Nothing here awaits, so every method is one transaction. It finds words as they are written."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Product] = {}
@@ -22,9 +24,16 @@ class MemoryCatalog:
     async def find(self, ids: Sequence[str]) -> Mapping[str, Product]:
         return {id: self.kept[id] for id in ids if id in self.kept}
 
-    async def page(self, after: Place | None, most: int) -> Sequence[Product]:
-        in_order = sorted(self.kept.values(), key=lambda product: product.place)
-        return [product for product in in_order if after is None or product.place > after][:most]
+    async def page(self, listing: Listing, after: Place | None, most: int) -> Sequence[Product]:
+        shown = [
+            product
+            for product in self.kept.values()
+            if (listing.show_archived or not product.archived) and _has(product, listing.words)
+        ]
+        places: list[Any] = sorted(map(listing.place_of, shown), reverse=listing.descending)  # of one type in one list
+        if after is not None:
+            places = [place for place in places if (place < after if listing.descending else place > after)]
+        return [self.kept[id] for _, id in places[:most]]
 
     async def add(self, id: str, description: Description, caller: str, request_id: str) -> Product:
         fingerprint = description.fingerprint(id)
@@ -39,3 +48,14 @@ class MemoryCatalog:
         now = datetime.now(UTC)
         self.kept[id] = Product(id, description, archived=False, version=1, create_time=now, update_time=now)
         return self.kept[id]
+
+    async def save(self, product: Product) -> Product | None:
+        if self.kept[product.id].version != product.version:
+            return None
+        self.kept[product.id] = replace(product, version=product.version + 1, update_time=datetime.now(UTC))
+        return self.kept[product.id]
+
+
+def _has(product: Product, words: Sequence[str]) -> bool:
+    said = f"{product.description.display_name} {product.description.text}".lower().split()
+    return all(word.lower() in said for word in words)

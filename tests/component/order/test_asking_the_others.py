@@ -55,6 +55,7 @@ class Peer(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventory
         return self._answer
 
     GetProduct = BatchGetProducts = ListProducts = CreateProduct = _say
+    UpdateProduct = ArchiveProduct = UnarchiveProduct = _say
     GetStock = AdjustStock = ReserveStock = ConfirmReservations = ReleaseReservation = _say
 
 

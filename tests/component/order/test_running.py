@@ -67,6 +67,7 @@ class Peers(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventor
         raise AssertionError(request)
 
     GetProduct = ListProducts = CreateProduct = GetStock = AdjustStock = ReleaseReservation = _never  # type: ignore[assignment]
+    UpdateProduct = ArchiveProduct = UnarchiveProduct = _never  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

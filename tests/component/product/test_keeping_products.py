@@ -7,11 +7,11 @@ import pytest
 
 from services.chassis.database import Database
 from services.money import Money
-from services.product.domain import Description, Product, ProductExists, ProductNotFound
+from services.product.domain import Description, Product, ProductExists, ProductNotFound, Revision
 from services.product.ports import Catalog
 from services.product.store import SqlCatalog
-from services.product.use_cases import Browsing
-from services.refusals import RequestIdReused
+from services.product.use_cases import Curating
+from services.refusals import EtagMismatch, RequestIdReused
 from tests.support.product import MemoryCatalog
 
 MUG = Description("Mug", "Holds tea.", Money.of("EUR", 12, 500_000_000), "https://example.com/mug.png")
@@ -73,29 +73,77 @@ async def test_a_taken_id_is_refused_and_the_request_id_is_not_used_up(
     assert (await catalog.add("mug-blue", MUG, caller, request_id)).id == "mug-blue"
 
 
-async def test_pages_follow_names_then_ids_and_stay_stable_under_inserts(catalog: Catalog) -> None:
-    for id, name in [("mug", "Mug"), ("mug-2", "Mug"), ("bowl", "bowl"), ("cup", "Änne's cup"), ("axe", "Axe")]:
-        await catalog.add(id, replace(MUG, display_name=name), "carol", id)
-    seen, after, at = list[str](), None, Browsing(catalog)
+async def test_a_version_is_changed_once_and_what_it_becomes_is_kept(catalog: Catalog) -> None:
+    added = await catalog.add("mug", MUG, "carol", "r1")
+    other = Description("Cup", "", Money.of("USD", 9, 990_000_000), "")
 
-    while True:
-        page, after = await at.page(after, 2)
-        seen += [product.id for product in page]
-        # Before the place we stand at: pages to come do not shift.
-        await catalog.add(f"early-{len(seen)}", replace(MUG, display_name="Aaa"), "carol", f"early-{len(seen)}")
-        if after is None:
-            break
+    changed = await catalog.save(replace(added, description=other, archived=True))
 
-    assert seen == ["axe", "mug", "mug-2", "bowl", "cup"]
+    assert changed is not None
+    assert changed == replace(added, description=other, archived=True, version=2, update_time=changed.update_time)
+    assert changed.update_time > added.update_time
+    assert await catalog.save(replace(added, description=MUG)) is None
+    assert await catalog.get("mug") == changed
+
+
+async def test_a_repeated_request_gets_the_product_as_it_is_now(catalog: Catalog) -> None:
+    added = await catalog.add("mug", MUG, "carol", "r1")
+    changed = await catalog.save(replace(added, description=replace(MUG, display_name="Cup"), archived=True))
+
+    assert await catalog.add("mug", MUG, "carol", "r1") == changed
+    with pytest.raises(RequestIdReused):
+        await catalog.add("mug", replace(MUG, display_name="Cup"), "carol", "r1")
+
+
+async def test_a_clock_that_was_set_back_does_not_turn_back_update_times(database: Database) -> None:
+    catalog = SqlCatalog(database)
+    added = await catalog.add("mug", MUG, "carol", "r1")
+    await database.execute("update products set update_time = now() + interval '1 hour'")
+
+    before = await catalog.get("mug")
+    changed = await catalog.save(replace(added, archived=True))
+
+    assert changed is not None
+    assert changed.update_time > before.update_time
+
+
+async def test_of_many_changes_of_one_state_one_is_made(database: Database) -> None:
+    curating = Curating(SqlCatalog(database))
+    etag = (await curating.catalog.add("mug", MUG, "carol", "r1")).etag
+
+    results = await asyncio.gather(
+        *(curating.revise("mug", Revision(display_name=f"Mug {number}"), etag) for number in range(16)),
+        return_exceptions=True,
+    )
+
+    assert [type(result) for result in results].count(Product) == 1
+    assert [type(result) for result in results].count(EtagMismatch) == 15
+    assert (await curating.catalog.get("mug")).version == 2
+
+
+async def test_of_many_changes_without_an_etag_each_is_made(database: Database) -> None:
+    curating = Curating(SqlCatalog(database))
+    await curating.catalog.add("mug", MUG, "carol", "r1")
+
+    await asyncio.gather(
+        *(curating.revise("mug", Revision(display_name=f"Mug {number}"), "") for number in range(8)),
+        *(curating.revise("mug", Revision(text=f"Text {number}"), "") for number in range(8)),
+    )
+
+    mug = await curating.catalog.get("mug")
+    assert mug.version == 17
+    assert mug.description.display_name.startswith("Mug ")
+    assert mug.description.text.startswith("Text ")
 
 
 async def test_one_request_sent_many_times_at_once_adds_one_product(database: Database) -> None:
     catalog = SqlCatalog(database)
     for number in range(10):
         id = f"mug-{number}"
-        calls = [catalog.add(id, MUG, "carol", id) for _ in range(16)]
+        calls = [catalog.add(id, MUG, "carol", id) for _ in range(50)]
         products = await asyncio.gather(*calls)
-        assert {product.id for product in products} == {id}
+        assert products == [await catalog.get(id)] * 50
+    assert await database.fetchval("select count(*) from products") == 10
 
 
 async def test_one_id_wanted_by_many_at_once_goes_to_one(database: Database) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from services.money import Money
-from services.product.domain import Description, ProductNotFound
+from services.product.domain import Description, Listing, ProductNotFound
 from services.product.use_cases import Browsing
 from tests.support.product import MemoryCatalog
 
@@ -32,8 +32,8 @@ async def test_several_products_are_refused_for_the_first_that_is_missing() -> N
 async def test_only_the_last_page_leads_nowhere() -> None:
     at = await browsing("bowl", "fork", "mug", "spoon")
 
-    first, behind_first = await at.page(None, 2)
-    second, behind_second = await at.page(behind_first, 2)
+    first, behind_first = await at.page(Listing(), None, 2)
+    second, behind_second = await at.page(Listing(), behind_first, 2)
 
     assert [product.id for product in [*first, *second]] == ["bowl", "fork", "mug", "spoon"]
     assert behind_first == ("Fork", "fork")

@@ -26,12 +26,13 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from mesh.v1 import auth_pb2 as mesh_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshop/product/v1/product.proto\x12\x0fshop.product.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x12mesh/v1/auth.proto\"\xb9\x06\n\x07Product\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x30\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x1a\xe2\x41\x01\x02\xbaH\x13r\x11\x10\x01\x18\xc8\x01\x32\n^[^\\x00]*$\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x90N2\n^[^\\x00]*$\x12\xbd\x03\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x99\x03\xe2\x41\x01\x02\xbaH\x91\x03\xba\x01r\n\x0eprice.currency\x12\x36\x63urrency_code must be three capital letters (ISO 4217)\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x95\x02\n\x0bprice.range\x12:must be above 0 and at most 1,000,000, in whole hundredths\x1a\xc9\x01this.units >= 0 && this.nanos >= 0 && this.nanos < 1000000000 && this.nanos % 10000000 == 0 && (this.units > 0 || this.nanos > 0) && (this.units < 1000000 || (this.units == 1000000 && this.nanos == 0))\xc8\x01\x01\x12!\n\timage_uri\x18\x05 \x01(\tB\x0e\xbaH\x0br\x06\x18\xd0\x0f\x88\x01\x01\xd8\x01\x01\x12\x16\n\x08\x61rchived\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03:@\xea\x41=\n\x14shopmesh.dev/Product\x12\x12products/{product}*\x08products2\x07product\"f\n\x11GetProductRequest\x12Q\n\x04name\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"?\n\x12GetProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"v\n\x17\x42\x61tchGetProductsRequest\x12[\n\x05names\x18\x01 \x03(\tBL\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH,\x92\x01)\x08\x01\x10\x64\"#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"F\n\x18\x42\x61tchGetProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\"O\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"[\n\x14ListProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x14\x43reateProductRequest\x12\x35\n\nproduct_id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{2,62}$\x12\x35\n\x07product\x18\x02 \x01(\x0b\x32\x18.shop.product.v1.ProductB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12,\n\nrequest_id\x18\x03 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\"B\n\x15\x43reateProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product2\xaf\x04\n\x0eProductService\x12}\n\nGetProduct\x12\".shop.product.v1.GetProductRequest\x1a#.shop.product.v1.GetProductResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=products/*}\x12\x8f\x01\n\x10\x42\x61tchGetProducts\x12(.shop.product.v1.BatchGetProductsRequest\x1a).shop.product.v1.BatchGetProductsResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/products:batchGet\x12z\n\x0cListProducts\x12$.shop.product.v1.ListProductsRequest\x1a%.shop.product.v1.ListProductsResponse\"\x1d\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/products\x12\x8f\x01\n\rCreateProduct\x12%.shop.product.v1.CreateProductRequest\x1a&.shop.product.v1.CreateProductResponse\"/\x90\x02\x02\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/products:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshop/product/v1/product.proto\x12\x0fshop.product.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x12mesh/v1/auth.proto\"\xb3\x06\n\x07Product\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x30\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x1a\xe2\x41\x01\x02\xbaH\x13r\x11\x10\x01\x18\xc8\x01\x32\n^[^\\x00]*$\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x90N2\n^[^\\x00]*$\x12\xbd\x03\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x99\x03\xe2\x41\x01\x02\xbaH\x91\x03\xba\x01r\n\x0eprice.currency\x12\x36\x63urrency_code must be three capital letters (ISO 4217)\x1a(this.currency_code.matches(\'^[A-Z]{3}$\')\xba\x01\x95\x02\n\x0bprice.range\x12:must be above 0 and at most 1,000,000, in whole hundredths\x1a\xc9\x01this.units >= 0 && this.nanos >= 0 && this.nanos < 1000000000 && this.nanos % 10000000 == 0 && (this.units > 0 || this.nanos > 0) && (this.units < 1000000 || (this.units == 1000000 && this.nanos == 0))\xc8\x01\x01\x12!\n\timage_uri\x18\x05 \x01(\tB\x0e\xbaH\x0br\x06\x18\xd0\x0f\x88\x01\x01\xd8\x01\x01\x12\x16\n\x08\x61rchived\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t:@\xea\x41=\n\x14shopmesh.dev/Product\x12\x12products/{product}*\x08products2\x07product\"f\n\x11GetProductRequest\x12Q\n\x04name\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"?\n\x12GetProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"v\n\x17\x42\x61tchGetProductsRequest\x12[\n\x05names\x18\x01 \x03(\tBL\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH,\x92\x01)\x08\x01\x10\x64\"#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\"F\n\x18\x42\x61tchGetProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\"\xc8\x02\n\x13ListProductsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12\"\n\x05query\x18\x03 \x01(\tB\x13\xbaH\x10r\x0e\x18\x64\x32\n^[^\\x00]*$\x12\xbb\x01\n\x08order_by\x18\x04 \x01(\tB\xa8\x01\xbaH\xa4\x01\xba\x01\xa0\x01\n\x0eorder_by.field\x12Jmust be display_name, price or create_time, optionally followed by ` desc`\x1a\x42this.matches(\'^ *((display_name|price|create_time)( +desc)? *)?$\')\x12\x15\n\rshow_archived\x18\x05 \x01(\x08\"[\n\x14ListProductsResponse\x12*\n\x08products\x18\x01 \x03(\x0b\x32\x18.shop.product.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb2\x01\n\x14\x43reateProductRequest\x12\x35\n\nproduct_id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{2,62}$\x12\x35\n\x07product\x18\x02 \x01(\x0b\x32\x18.shop.product.v1.ProductB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12,\n\nrequest_id\x18\x03 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\"B\n\x15\x43reateProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"\xb0\x02\n\x14UpdateProductRequest\x12\x35\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.ProductB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\xe0\x01\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\xae\x01\xbaH\xaa\x01\xba\x01\xa6\x01\n\x11update_mask.paths\x1a\x90\x01this.paths.filter(path, !(path in [\'*\', \'display_name\', \'description\', \'price\', \'image_uri\'])).map(path, path + \' cannot be changed\').join(\', \')\"B\n\x15UpdateProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"x\n\x15\x41rchiveProductRequest\x12Q\n\x04name\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"C\n\x16\x41rchiveProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product\"z\n\x17UnarchiveProductRequest\x12Q\n\x04name\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"E\n\x18UnarchiveProductResponse\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.product.v1.Product2\x9d\x08\n\x0eProductService\x12}\n\nGetProduct\x12\".shop.product.v1.GetProductRequest\x1a#.shop.product.v1.GetProductResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=products/*}\x12\x8f\x01\n\x10\x42\x61tchGetProducts\x12(.shop.product.v1.BatchGetProductsRequest\x1a).shop.product.v1.BatchGetProductsResponse\"&\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/products:batchGet\x12z\n\x0cListProducts\x12$.shop.product.v1.ListProductsRequest\x1a%.shop.product.v1.ListProductsResponse\"\x1d\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/products\x12\x8f\x01\n\rCreateProduct\x12%.shop.product.v1.CreateProductRequest\x1a&.shop.product.v1.CreateProductResponse\"/\x90\x02\x02\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/products:\x01*\x12\x9d\x01\n\rUpdateProduct\x12%.shop.product.v1.UpdateProductRequest\x1a&.shop.product.v1.UpdateProductResponse\"=\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02\"2\x1d/v1/{product.name=products/*}:\x01*\x12\xa0\x01\n\x0e\x41rchiveProduct\x12&.shop.product.v1.ArchiveProductRequest\x1a\'.shop.product.v1.ArchiveProductResponse\"=\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02\"\"\x1d/v1/{name=products/*}:archive:\x01*\x12\xa8\x01\n\x10UnarchiveProduct\x12(.shop.product.v1.UnarchiveProductRequest\x1a).shop.product.v1.UnarchiveProductResponse\"?\xd2\xb5\x18\x11\x12\x0f\x63\x61talog-manager\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=products/*}:unarchive:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,8 +55,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_PRODUCT'].fields_by_name['update_time']._loaded_options = None
   _globals['_PRODUCT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
-  _globals['_PRODUCT'].fields_by_name['etag']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
   _globals['_PRODUCT']._loaded_options = None
   _globals['_PRODUCT']._serialized_options = b'\352A=\n\024shopmesh.dev/Product\022\022products/{product}*\010products2\007product'
   _globals['_GETPRODUCTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -65,13 +64,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\320\017'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['query']._loaded_options = None
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['query']._serialized_options = b'\272H\020r\016\030d2\n^[^\\x00]*$'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['order_by']._loaded_options = None
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['order_by']._serialized_options = b'\272H\244\001\272\001\240\001\n\016order_by.field\022Jmust be display_name, price or create_time, optionally followed by ` desc`\032Bthis.matches(\'^ *((display_name|price|create_time)( +desc)? *)?$\')'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product_id']._loaded_options = None
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\032r\0302\026^[a-z][a-z0-9-]{2,62}$'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product']._loaded_options = None
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['product']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002\272H\021r\0172\r^[ -~]{1,64}$'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['product']._loaded_options = None
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['product']._serialized_options = b'\342A\001\002\272H\003\330\001\003'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\272H\252\001\272\001\246\001\n\021update_mask.paths\032\220\001this.paths.filter(path, !(path in [\'*\', \'display_name\', \'description\', \'price\', \'image_uri\'])).map(path, path + \' cannot be changed\').join(\', \')'
+  _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\026\n\024shopmesh.dev/Product\272H#r!2\037^products/[a-z][a-z0-9-]{2,62}$'
+  _globals['_UNARCHIVEPRODUCTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UNARCHIVEPRODUCTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\026\n\024shopmesh.dev/Product\272H#r!2\037^products/[a-z][a-z0-9-]{2,62}$'
   _globals['_PRODUCTSERVICE'].methods_by_name['GetProduct']._loaded_options = None
   _globals['_PRODUCTSERVICE'].methods_by_name['GetProduct']._serialized_options = b'\220\002\001\322\265\030\002\010\001\202\323\344\223\002\027\022\025/v1/{name=products/*}'
   _globals['_PRODUCTSERVICE'].methods_by_name['BatchGetProducts']._loaded_options = None
@@ -80,24 +91,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTSERVICE'].methods_by_name['ListProducts']._serialized_options = b'\220\002\001\322\265\030\002\010\001\202\323\344\223\002\016\022\014/v1/products'
   _globals['_PRODUCTSERVICE'].methods_by_name['CreateProduct']._loaded_options = None
   _globals['_PRODUCTSERVICE'].methods_by_name['CreateProduct']._serialized_options = b'\220\002\002\322\265\030\021\022\017catalog-manager\202\323\344\223\002\021\"\014/v1/products:\001*'
-  _globals['_PRODUCT']._serialized_start=248
-  _globals['_PRODUCT']._serialized_end=1073
-  _globals['_GETPRODUCTREQUEST']._serialized_start=1075
-  _globals['_GETPRODUCTREQUEST']._serialized_end=1177
-  _globals['_GETPRODUCTRESPONSE']._serialized_start=1179
-  _globals['_GETPRODUCTRESPONSE']._serialized_end=1242
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1244
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1362
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1364
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1434
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1436
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1515
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1517
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1608
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1611
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=1789
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=1791
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=1857
-  _globals['_PRODUCTSERVICE']._serialized_start=1860
-  _globals['_PRODUCTSERVICE']._serialized_end=2419
+  _globals['_PRODUCTSERVICE'].methods_by_name['UpdateProduct']._loaded_options = None
+  _globals['_PRODUCTSERVICE'].methods_by_name['UpdateProduct']._serialized_options = b'\322\265\030\021\022\017catalog-manager\202\323\344\223\002\"2\035/v1/{product.name=products/*}:\001*'
+  _globals['_PRODUCTSERVICE'].methods_by_name['ArchiveProduct']._loaded_options = None
+  _globals['_PRODUCTSERVICE'].methods_by_name['ArchiveProduct']._serialized_options = b'\322\265\030\021\022\017catalog-manager\202\323\344\223\002\"\"\035/v1/{name=products/*}:archive:\001*'
+  _globals['_PRODUCTSERVICE'].methods_by_name['UnarchiveProduct']._loaded_options = None
+  _globals['_PRODUCTSERVICE'].methods_by_name['UnarchiveProduct']._serialized_options = b'\322\265\030\021\022\017catalog-manager\202\323\344\223\002$\"\037/v1/{name=products/*}:unarchive:\001*'
+  _globals['_PRODUCT']._serialized_start=282
+  _globals['_PRODUCT']._serialized_end=1101
+  _globals['_GETPRODUCTREQUEST']._serialized_start=1103
+  _globals['_GETPRODUCTREQUEST']._serialized_end=1205
+  _globals['_GETPRODUCTRESPONSE']._serialized_start=1207
+  _globals['_GETPRODUCTRESPONSE']._serialized_end=1270
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1272
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1390
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1392
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1462
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1465
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1793
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1795
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1886
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1889
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=2067
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=2069
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=2135
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=2138
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=2442
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=2444
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=2510
+  _globals['_ARCHIVEPRODUCTREQUEST']._serialized_start=2512
+  _globals['_ARCHIVEPRODUCTREQUEST']._serialized_end=2632
+  _globals['_ARCHIVEPRODUCTRESPONSE']._serialized_start=2634
+  _globals['_ARCHIVEPRODUCTRESPONSE']._serialized_end=2701
+  _globals['_UNARCHIVEPRODUCTREQUEST']._serialized_start=2703
+  _globals['_UNARCHIVEPRODUCTREQUEST']._serialized_end=2825
+  _globals['_UNARCHIVEPRODUCTRESPONSE']._serialized_start=2827
+  _globals['_UNARCHIVEPRODUCTRESPONSE']._serialized_end=2896
+  _globals['_PRODUCTSERVICE']._serialized_start=2899
+  _globals['_PRODUCTSERVICE']._serialized_end=3952
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,21 @@ class ProductServiceStub:
                 request_serializer=shop_dot_product_dot_v1_dot_product__pb2.CreateProductRequest.SerializeToString,
                 response_deserializer=shop_dot_product_dot_v1_dot_product__pb2.CreateProductResponse.FromString,
                 _registered_method=True)
+        self.UpdateProduct = channel.unary_unary(
+                '/shop.product.v1.ProductService/UpdateProduct',
+                request_serializer=shop_dot_product_dot_v1_dot_product__pb2.UpdateProductRequest.SerializeToString,
+                response_deserializer=shop_dot_product_dot_v1_dot_product__pb2.UpdateProductResponse.FromString,
+                _registered_method=True)
+        self.ArchiveProduct = channel.unary_unary(
+                '/shop.product.v1.ProductService/ArchiveProduct',
+                request_serializer=shop_dot_product_dot_v1_dot_product__pb2.ArchiveProductRequest.SerializeToString,
+                response_deserializer=shop_dot_product_dot_v1_dot_product__pb2.ArchiveProductResponse.FromString,
+                _registered_method=True)
+        self.UnarchiveProduct = channel.unary_unary(
+                '/shop.product.v1.ProductService/UnarchiveProduct',
+                request_serializer=shop_dot_product_dot_v1_dot_product__pb2.UnarchiveProductRequest.SerializeToString,
+                response_deserializer=shop_dot_product_dot_v1_dot_product__pb2.UnarchiveProductResponse.FromString,
+                _registered_method=True)
 
 
 class ProductServiceServicer:
@@ -77,7 +92,9 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProducts(self, request, context):
-        """Lists products by display name, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID.
+        """Lists products, page by page (AIP-132, AIP-158). What is added, archived or brought back between two pages moves
+        nothing else: a product that is in the list throughout is seen once, unless what the list is sorted by is changed.
+        Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +103,32 @@ class ProductServiceServicer:
     def CreateProduct(self, request, context):
         """Adds a product to the catalogue. The same request_id again returns the product that it made. Refuses with
         ALREADY_EXISTS/PRODUCT_EXISTS, and FAILED_PRECONDITION/REQUEST_ID_REUSED when the request_id made another product.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProduct(self, request, context):
+        """Changes what update_mask names of a product (AIP-134), archived or not. What changes nothing leaves etag and
+        update_time as they are. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND, and ABORTED/ETAG_MISMATCH when product.etag is
+        given and another than the product's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveProduct(self, request, context):
+        """Takes a product off the list and out of sale, until it is unarchived; orders that were placed stand. One that is
+        archived already is returned as it is, whatever the etag. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND and
+        ABORTED/ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnarchiveProduct(self, request, context):
+        """Puts an archived product back on the list and on sale. One that is not archived is returned as it is, whatever the
+        etag. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND and ABORTED/ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +156,21 @@ def add_ProductServiceServicer_to_server(servicer, server):
                     servicer.CreateProduct,
                     request_deserializer=shop_dot_product_dot_v1_dot_product__pb2.CreateProductRequest.FromString,
                     response_serializer=shop_dot_product_dot_v1_dot_product__pb2.CreateProductResponse.SerializeToString,
+            ),
+            'UpdateProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProduct,
+                    request_deserializer=shop_dot_product_dot_v1_dot_product__pb2.UpdateProductRequest.FromString,
+                    response_serializer=shop_dot_product_dot_v1_dot_product__pb2.UpdateProductResponse.SerializeToString,
+            ),
+            'ArchiveProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveProduct,
+                    request_deserializer=shop_dot_product_dot_v1_dot_product__pb2.ArchiveProductRequest.FromString,
+                    response_serializer=shop_dot_product_dot_v1_dot_product__pb2.ArchiveProductResponse.SerializeToString,
+            ),
+            'UnarchiveProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnarchiveProduct,
+                    request_deserializer=shop_dot_product_dot_v1_dot_product__pb2.UnarchiveProductRequest.FromString,
+                    response_serializer=shop_dot_product_dot_v1_dot_product__pb2.UnarchiveProductResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +282,87 @@ class ProductService:
             '/shop.product.v1.ProductService/CreateProduct',
             shop_dot_product_dot_v1_dot_product__pb2.CreateProductRequest.SerializeToString,
             shop_dot_product_dot_v1_dot_product__pb2.CreateProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.product.v1.ProductService/UpdateProduct',
+            shop_dot_product_dot_v1_dot_product__pb2.UpdateProductRequest.SerializeToString,
+            shop_dot_product_dot_v1_dot_product__pb2.UpdateProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.product.v1.ProductService/ArchiveProduct',
+            shop_dot_product_dot_v1_dot_product__pb2.ArchiveProductRequest.SerializeToString,
+            shop_dot_product_dot_v1_dot_product__pb2.ArchiveProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnarchiveProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.product.v1.ProductService/UnarchiveProduct',
+            shop_dot_product_dot_v1_dot_product__pb2.UnarchiveProductRequest.SerializeToString,
+            shop_dot_product_dot_v1_dot_product__pb2.UnarchiveProductResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,10 +23,27 @@ class ProductServiceStub:
     first that is missing.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_pb2.ListProductsRequest, _product_pb2.ListProductsResponse]
-    """Lists products by display name, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
+    """Lists products, page by page (AIP-132, AIP-158). What is added, archived or brought back between two pages moves
+    nothing else: a product that is in the list throughout is seen once, unless what the list is sorted by is changed.
+    Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID.
+    """
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_pb2.CreateProductRequest, _product_pb2.CreateProductResponse]
     """Adds a product to the catalogue. The same request_id again returns the product that it made. Refuses with
     ALREADY_EXISTS/PRODUCT_EXISTS, and FAILED_PRECONDITION/REQUEST_ID_REUSED when the request_id made another product.
+    """
+    UpdateProduct: _aio.UnaryUnaryMultiCallable[_product_pb2.UpdateProductRequest, _product_pb2.UpdateProductResponse]
+    """Changes what update_mask names of a product (AIP-134), archived or not. What changes nothing leaves etag and
+    update_time as they are. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND, and ABORTED/ETAG_MISMATCH when product.etag is
+    given and another than the product's.
+    """
+    ArchiveProduct: _aio.UnaryUnaryMultiCallable[_product_pb2.ArchiveProductRequest, _product_pb2.ArchiveProductResponse]
+    """Takes a product off the list and out of sale, until it is unarchived; orders that were placed stand. One that is
+    archived already is returned as it is, whatever the etag. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND and
+    ABORTED/ETAG_MISMATCH.
+    """
+    UnarchiveProduct: _aio.UnaryUnaryMultiCallable[_product_pb2.UnarchiveProductRequest, _product_pb2.UnarchiveProductResponse]
+    """Puts an archived product back on the list and on sale. One that is not archived is returned as it is, whatever the
+    etag. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND and ABORTED/ETAG_MISMATCH.
     """
 
 class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -56,7 +73,10 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_pb2.ListProductsRequest,
         context: _aio.ServicerContext[_product_pb2.ListProductsRequest, _abc.Awaitable[_product_pb2.ListProductsResponse]],
     ) -> _abc.Awaitable[_product_pb2.ListProductsResponse]:
-        """Lists products by display name, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
+        """Lists products, page by page (AIP-132, AIP-158). What is added, archived or brought back between two pages moves
+        nothing else: a product that is in the list throughout is seen once, unless what the list is sorted by is changed.
+        Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID.
+        """
 
     @_abc_1.abstractmethod
     def CreateProduct(
@@ -66,6 +86,38 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_product_pb2.CreateProductResponse]:
         """Adds a product to the catalogue. The same request_id again returns the product that it made. Refuses with
         ALREADY_EXISTS/PRODUCT_EXISTS, and FAILED_PRECONDITION/REQUEST_ID_REUSED when the request_id made another product.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateProduct(
+        self,
+        request: _product_pb2.UpdateProductRequest,
+        context: _aio.ServicerContext[_product_pb2.UpdateProductRequest, _abc.Awaitable[_product_pb2.UpdateProductResponse]],
+    ) -> _abc.Awaitable[_product_pb2.UpdateProductResponse]:
+        """Changes what update_mask names of a product (AIP-134), archived or not. What changes nothing leaves etag and
+        update_time as they are. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND, and ABORTED/ETAG_MISMATCH when product.etag is
+        given and another than the product's.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveProduct(
+        self,
+        request: _product_pb2.ArchiveProductRequest,
+        context: _aio.ServicerContext[_product_pb2.ArchiveProductRequest, _abc.Awaitable[_product_pb2.ArchiveProductResponse]],
+    ) -> _abc.Awaitable[_product_pb2.ArchiveProductResponse]:
+        """Takes a product off the list and out of sale, until it is unarchived; orders that were placed stand. One that is
+        archived already is returned as it is, whatever the etag. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND and
+        ABORTED/ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def UnarchiveProduct(
+        self,
+        request: _product_pb2.UnarchiveProductRequest,
+        context: _aio.ServicerContext[_product_pb2.UnarchiveProductRequest, _abc.Awaitable[_product_pb2.UnarchiveProductResponse]],
+    ) -> _abc.Awaitable[_product_pb2.UnarchiveProductResponse]:
+        """Puts an archived product back on the list and on sale. One that is not archived is returned as it is, whatever the
+        etag. Refuses with NOT_FOUND/PRODUCT_NOT_FOUND and ABORTED/ETAG_MISMATCH.
         """
 
 def add_ProductServiceServicer_to_server(servicer: ProductServiceServicer, server: _aio.Server) -> None: ...
