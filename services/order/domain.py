@@ -49,6 +49,8 @@ class Offer:
 
     display_name: str
     price: Money
+    archived: bool = False
+    """Not sold any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class Cart:
         return tuple(product for product, _ in self.items)
 
     def priced(self, offers: Mapping[str, Offer]) -> tuple["Line", ...]:
+        """Raises ProductArchived."""
+        for product in self.products:
+            if offers[product].archived:
+                raise ProductArchived(product=f"products/{product}")
         return tuple(
             Line(product, offers[product].display_name, quantity, offers[product].price)
             for product, quantity in self.items
@@ -184,6 +190,13 @@ class OrderNotCancellable(Rejected):
 class ProductNotFound(NotFound):
     reason = "PRODUCT_NOT_FOUND"
     message = "One of the products is not in the catalogue."
+
+
+class ProductArchived(Rejected):
+    """Facts: product."""
+
+    reason = "PRODUCT_ARCHIVED"
+    message = "One of the products is not sold any more; nothing was ordered."
 
 
 class OutOfStock(Rejected):

@@ -43,7 +43,9 @@ class GrpcCatalog:
             _say("product", error)
             raise CatalogUnavailable from error
         return {
-            product.name.removeprefix("products/"): Offer(product.display_name, from_money(product.price))
+            product.name.removeprefix("products/"): Offer(
+                product.display_name, from_money(product.price), product.archived
+            )
             for product in answer.products
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,13 +20,13 @@ from services.chassis.interceptors import time_left
 from services.chassis.messages import encode_page_token
 from services.chassis.server import Add
 from services.order.api import OrderApi
-from services.order.domain import InventoryUnavailable, OrderRejected
+from services.order.domain import InventoryUnavailable, Offer, OrderRejected
 from services.order.store import SqlOrders
 from services.order.use_cases import Ordering
 from tests.support.issuer import Issuer
 from tests.support.refused import Refused, outcome
 from tests.support.serving import Metadata, bearing
-from tests.unit.order.fakes import TERMS, Catalogue, Warehouse
+from tests.unit.order.fakes import SHELF, TERMS, Catalogue, Warehouse
 
 NAME = "orders/00000000-0000-4000-8000-00000000000a"
 INVALID = Refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
@@ -37,9 +38,14 @@ def stock() -> Warehouse:
 
 
 @pytest.fixture
-def grpc_servicer(database: Database, stock: Warehouse) -> OrderApi:
+def shelf() -> dict[str, Offer]:
+    return dict(SHELF)
+
+
+@pytest.fixture
+def grpc_servicer(database: Database, stock: Warehouse, shelf: dict[str, Offer]) -> OrderApi:
     orders = SqlOrders(database, committed=lambda: None)
-    ordering = Ordering(orders, Catalogue(), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left)
+    ordering = Ordering(orders, Catalogue(shelf), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left)
     return OrderApi(ordering, orders, lambda: OrderConfig(default_page_size=2, max_page_size=3))
 
 
@@ -211,6 +217,18 @@ async def test_an_unknown_product_is_named(grpc_stub: OrderServiceStub, ann: Met
     assert await outcome(grpc_stub.PlaceOrder(place(unicorn=1), metadata=ann)) == Refused(
         grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", {"product": "products/unicorn"}
     )
+
+
+async def test_what_is_not_sold_any_more_is_named_and_what_was_bought_before_stays(
+    grpc_stub: OrderServiceStub, shelf: dict[str, Offer], ann: Metadata
+) -> None:
+    placed = (await grpc_stub.PlaceOrder(place(mug=2, teapot=1), metadata=ann)).order
+    shelf["teapot"] = replace(shelf["teapot"], archived=True)
+
+    assert await outcome(grpc_stub.PlaceOrder(place("r2", mug=2, teapot=1), metadata=ann)) == Refused(
+        grpc.StatusCode.FAILED_PRECONDITION, "PRODUCT_ARCHIVED", {"product": "products/teapot"}
+    )
+    assert (await grpc_stub.PlaceOrder(place(mug=2, teapot=1), metadata=ann)).order == placed
 
 
 async def test_with_too_little_time_nothing_is_begun(

@@ -77,7 +77,8 @@ def refusing(code: grpc.StatusCode, reason: str, **facts: str) -> status_pb2.Sta
     return status(code, "No.", error_details_pb2.ErrorInfo(reason=reason, domain="shop", metadata=facts))
 
 
-async def test_offers_are_what_the_catalogue_answers() -> None:
+@pytest.mark.parametrize("archived", [False, True])
+async def test_offers_are_what_the_catalogue_answers(archived: bool) -> None:
     peer = Peer(
         product_pb2.BatchGetProductsResponse(
             products=[
@@ -85,6 +86,7 @@ async def test_offers_are_what_the_catalogue_answers() -> None:
                     name="products/mug",
                     display_name="Mug",
                     price=MoneyMessage(currency_code="EUR", units=12, nanos=500_000_000),
+                    archived=archived,
                 )
             ]
         )
@@ -93,7 +95,7 @@ async def test_offers_are_what_the_catalogue_answers() -> None:
     async with served(peer) as channel:
         offers = await GrpcCatalog(channel).offers(["mug"])
 
-    assert offers == {"mug": Offer("Mug", Money.of("EUR", 12, 500_000_000))}
+    assert offers == {"mug": Offer("Mug", Money.of("EUR", 12, 500_000_000), archived)}
     assert list(peer.asked[0].names) == ["products/mug"]
 
 

@@ -79,12 +79,16 @@ class MemoryOrders:
 
 
 class Catalogue:
-    """The Catalog port over a dict."""
+    """The Catalog port over a dict, after `before` has happened."""
 
-    def __init__(self, offers: Mapping[str, Offer] = SHELF) -> None:
-        self._offers = offers
+    def __init__(
+        self, offers: Mapping[str, Offer] = SHELF, before: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._offers, self._before = offers, before
 
     async def offers(self, products: Iterable[str]) -> Mapping[str, Offer]:
+        if self._before:
+            await self._before()
         for product in products:
             if product not in self._offers:
                 raise ProductNotFound(product=f"products/{product}")

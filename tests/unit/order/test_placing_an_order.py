@@ -1,6 +1,7 @@
 """Placing an order, with everything outside faked."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import override
 from uuid import UUID
@@ -20,6 +21,7 @@ from services.order.domain import (
     OrderPlaced,
     OrderRejected,
     OutOfStock,
+    ProductArchived,
     ProductNotFound,
 )
 from services.order.ports import Catalog, Stock
@@ -39,6 +41,8 @@ from tests.unit.order.fakes import (
     order,
     place_meanwhile,
 )
+
+ARCHIVED = replace(SHELF["mug"], archived=True)
 
 
 class Clock:
@@ -133,6 +137,20 @@ async def test_a_repeated_request_is_not_measured_by_new_prices() -> None:
     assert await place(desk(orders, catalog=Catalogue(dearer))) == first
 
 
+async def test_a_repeated_request_gets_its_order_also_when_the_product_is_not_sold_any_more() -> None:
+    orders = MemoryOrders()
+    first = await place(desk(orders))
+
+    assert await place(desk(orders, catalog=Catalogue({"mug": ARCHIVED}))) == first
+
+
+async def test_an_order_that_was_placed_meanwhile_is_the_answer_although_the_product_is_archived() -> None:
+    orders, placed = MemoryOrders(), order()
+    catalogue = Catalogue({"mug": ARCHIVED}, before=partial(place_meanwhile, orders, placed))
+
+    assert await place(desk(orders, catalog=catalogue)) == placed
+
+
 async def test_two_customers_may_use_the_same_request_id() -> None:
     at = desk(MemoryOrders())
 
@@ -147,6 +165,8 @@ async def test_two_customers_may_use_the_same_request_id() -> None:
     [
         (Customer("eve", ""), MUGS, SHELF, EmailMissing),
         (ANN, Cart.of([("unicorn", 1)]), SHELF, ProductNotFound),
+        (ANN, MUG_AND_TEAPOT, SHELF | {"mug": ARCHIVED}, ProductArchived),
+        (ANN, MUG_AND_TEAPOT, SHELF | {"teapot": ARCHIVED}, ProductArchived),
     ],
 )
 async def test_what_is_refused_holds_no_stock(

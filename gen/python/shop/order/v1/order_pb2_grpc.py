@@ -67,9 +67,10 @@ class OrderServiceServicer:
         """Places an order: all of it or nothing. Every retry of one request_id with the same lines has the same answer: the
         one order. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
         FAILED_PRECONDITION/REQUEST_ID_REUSED (metadata: order) when the request_id placed other lines,
-        FAILED_PRECONDITION/EMAIL_MISSING, NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED,
-        UNAVAILABLE/CATALOG_UNAVAILABLE, UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less
-        than 500 ms of the call are left before stock is held. A refused attempt does not use up its request_id.
+        FAILED_PRECONDITION/PRODUCT_ARCHIVED (metadata: product), FAILED_PRECONDITION/EMAIL_MISSING,
+        NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED, UNAVAILABLE/CATALOG_UNAVAILABLE,
+        UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less than 500 ms of the call are left
+        before stock is held. A refused attempt does not use up its request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
