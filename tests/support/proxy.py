@@ -12,6 +12,8 @@ class Proxy:
         self.port = 0
         self.answers_to_lose = 0
         """So many answers, from now on, that came from the server never arrive: their connections are cut instead."""
+        self.word_to_lose = b""
+        """The next answer in which this stands never arrives either."""
         self._target = target
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,6 +36,9 @@ class Proxy:
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                if self.word_to_lose and self.word_to_lose in data:
+                    self.word_to_lose = b""
+                    return
                 if self.answers_to_lose:
                     self.answers_to_lose -= 1
                     return
