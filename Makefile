@@ -30,7 +30,7 @@ ifeq ($(wildcard .venv/bin/python),)
 $(shell rm -f .venv/.made-in-*)
 endif
 
-.PHONY: help run test chaos check gen lock baseline clean
+.PHONY: help run test chaos fuzz check gen lock baseline clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -42,6 +42,11 @@ test: $(ENVIRONMENT) ## all tests but chaos, also while a shop runs (ARGS: optio
 
 chaos: $(ENVIRONMENT) ## the tests that kill, stop and cut off parts of a shop
 	@$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+# What it finds is kept in .hypothesis and tried first the next time.
+MINUTES := 30
+fuzz: $(ENVIRONMENT) ## call every rpc with whatever comes to chance, for MINUTES=30
+	@SHOPMESH_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 gen: $(ENVIRONMENT) ## write gen/ from protos/
 	@$(BIN)/python protos/generate.py

@@ -8,7 +8,10 @@ from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.nats import NatsServer, running_nats
 from tests.support.postgres import Postgres, running_postgres
 
-_QUICK_FIRST = ("unit", "component", "mesh", "e2e", "chaos")
+# One whole shop for all folders that need it: a fixture that two conftests import is made twice.
+pytest_plugins = ("tests.support.shop_fixtures",)
+
+_QUICK_FIRST = ("unit", "component", "mesh", "e2e", "fuzz", "chaos")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """One whole shop for the run: real Keycloak, Envoy, stores, two Inventory instances; and what tests say to it.
 
-The conftest of a folder that needs it imports the fixtures by name.
+A plugin of tests/conftest.py, so that all folders share it.
 """
 
 import uuid

@@ -1,0 +1,1 @@
+"""Calls that nobody would write by hand, made from the contracts: a new rpc is among them by itself."""

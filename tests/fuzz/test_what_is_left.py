@@ -1,0 +1,15 @@
+"""After all calls: the shop is the one that was started, and nothing in it failed behind anybody's back."""
+
+import json
+
+from tests.fuzz.calling import Outside
+
+
+def test_every_process_is_the_one_that_was_started(outside: Outside) -> None:
+    assert {name: part["pid"] for name, part in outside.shop.parts().items()} == outside.processes
+
+
+def test_no_process_met_an_error_that_nobody_foresaw(outside: Outside) -> None:
+    lines = [json.loads(line) for line in outside.shop.command("logs", "--json").splitlines()]
+
+    assert not [line for line in lines if line["level"] in ("error", "critical")]
