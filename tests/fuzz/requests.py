@@ -138,8 +138,9 @@ class Requests:
             )
             return st.one_of(shaped, st.lists(words, max_size=3).map(" ".join))
         if field.name == "request_id":
-            # Few, so that they meet again.
-            return _with(shaped, st.integers(0, 20).map(lambda number: f"fuzz {number}"), one_in=3)
+            # Some of few, so that they meet again.
+            numbers = _with(st.integers(0, 9), st.integers(0, 2**31), one_in=4)
+            return _with(shaped, numbers.map(lambda number: f"fuzz {number}"), one_in=10)
         if field.name.endswith("_id"):
             kind = f"shopmesh.dev/{field.name.removesuffix('_id').capitalize()}"
             return shaped | self._some(kind).map(lambda name: name.rpartition("/")[2])
@@ -323,11 +324,19 @@ def _varint(number: int) -> bytes:
 
 def metadata() -> Made:
     """Keys and values that the wire takes and nobody expects."""
-    printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+    printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60).map(str.strip)
     keys = st.sampled_from([
         "x-junk", "traceparent", "tracestate", "baggage", "x-request-id", "x-forwarded-for", "x-instance", "cookie",
         "origin", "x-b3-traceid", "accept-language", "x-grpc-web",
     ])  # fmt: skip
-    binary = st.tuples(st.sampled_from(["x-junk-bin", "grpc-trace-bin", "traceparent-bin"]), st.binary(max_size=200))
-    long = st.tuples(keys, st.integers(100, 3_000).map(lambda size: "x" * size))
-    return st.lists(st.tuples(keys, printable.map(str.strip)) | binary | long, max_size=4)
+    tokens = st.sampled_from(["Bearer ", "Basic ", ""]).flatmap(
+        lambda scheme: printable.map(lambda text: scheme + text)
+    )
+    odd = st.one_of(
+        st.tuples(keys, printable),
+        st.tuples(st.sampled_from(["x-junk-bin", "grpc-trace-bin", "traceparent-bin"]), st.binary(max_size=200)),
+        st.tuples(keys, st.integers(100, 3_000).map(lambda size: "x" * size)),
+    )
+    return _with(
+        st.tuples(st.just("authorization"), tokens).map(lambda one: [one]), st.lists(odd, max_size=4), one_in=10
+    )

@@ -27,6 +27,7 @@ PRODUCT, NUMBER, CUSTOMER = st.integers(0, 1), st.integers(0, 2), st.sampled_fro
 LINES = st.lists(st.tuples(PRODUCT, st.integers(1, 4)), min_size=1, max_size=2, unique_by=lambda line: line[0])
 STEP = st.one_of(
     st.tuples(st.just("place"), CUSTOMER, NUMBER, LINES),
+    st.tuples(st.just("cancel"), CUSTOMER, NUMBER),
     st.tuples(st.just("adjust"), PRODUCT, NUMBER, st.integers(-4, 4).filter(bool)),
     st.tuples(st.just("hold"), NUMBER, LINES),
     st.tuples(st.just("confirm"), NUMBER),
@@ -41,6 +42,8 @@ class Things:
 
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     products: list[str] = field(default_factory=list)
+    orders: dict[str, list[str]] = field(default_factory=lambda: {"ann": [""], "bob": [""]})
+    """Names, by customer; the first is none."""
     holds: list[str] = field(default_factory=lambda: [str(uuid.uuid4()) for _ in range(3)])
 
 
@@ -51,6 +54,9 @@ def request(step: tuple[Any, ...], things: Things) -> tuple[str, Message]:
             ordered = [order_pb2.Order.Line(product=things.products[at], quantity=pieces) for at, pieces in lines]
             key = f"{things.run} {key}"
             return customer, order_pb2.PlaceOrderRequest(order=order_pb2.Order(lines=ordered), request_id=key)
+        case "cancel", customer, number:
+            known = things.orders[customer]
+            return customer, order_pb2.CancelOrderRequest(name=known[number % len(known)])
         case "adjust", at, key, delta:
             name, key = f"{things.products[at]}/stock", f"{things.run} {key}"
             return "carol", inventory_pb2.AdjustStockRequest(name=name, delta=delta, request_id=key)
@@ -80,7 +86,9 @@ def test_in_the_end_every_piece_is_accounted_for(moments: list[list[tuple[Any, .
 
     def take(step: tuple[Any, ...]) -> None:
         caller, message = request(step, things)
-        outside.say(called_with(message), PAST_THE_EDGE, caller, message.SerializeToString())
+        answer = outside.say(called_with(message), PAST_THE_EDGE, caller, message.SerializeToString())
+        if isinstance(answer, order_pb2.PlaceOrderResponse):
+            things.orders[caller].append(answer.order.name)
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         for steps in moments:

@@ -40,18 +40,3 @@ def test_what_keeps_to_nothing(data: st.DataObject, called: Called, door: str, o
     request = data.draw(broken(outside.requests.message(called.method.input_type, apt=True)), "request")
 
     outside.say(called, door, caller, request, data.draw(metadata(), "metadata"))
-
-
-TOKENS = st.one_of(
-    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=100),
-    st.lists(st.text(st.characters(categories=["Lu", "Nd"], codec="ascii")), min_size=3, max_size=3).map(".".join),
-)
-
-
-@every_way
-@searching(3)
-@given(data=st.data())
-def test_whoever_is_nobody(data: st.DataObject, called: Called, door: str, outside: Outside) -> None:
-    scheme = data.draw(st.sampled_from(["Bearer ", "bearer ", "Basic ", ""]))
-
-    outside.say(called, door, None, b"", [("authorization", scheme + data.draw(TOKENS))])
