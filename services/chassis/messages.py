@@ -4,7 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, overload
 
 import orjson
 import protovalidate
@@ -85,10 +85,14 @@ def encode_page_token(query: str, place: Sequence[object] | None) -> str:
     return base64.urlsafe_b64encode(_seal(query, content) + content).decode().rstrip("=")
 
 
+@overload
+def decode_page_token[Only](query: str, token: str, only: Callable[[str], Only], /) -> tuple[Only] | None: ...
+@overload
 def decode_page_token[First, Second](
-    query: str, token: str, first: Callable[[str], First], second: Callable[[str], Second]
-) -> tuple[First, Second] | None:
-    """The place, its parts read by `first` and `second` (which raise ValueError); None for the first page.
+    query: str, token: str, first: Callable[[str], First], second: Callable[[str], Second], /
+) -> tuple[First, Second] | None: ...
+def decode_page_token(query: str, token: str, *readers: Callable[[str], object]) -> tuple[object, ...] | None:
+    """The place, each part read by its reader (which raises ValueError); None for the first page.
 
     Raises PageTokenInvalid for what encode_page_token did not make of such a place in the same query.
     The seal binds a token to its query and finds damage. It is no secret: a list must not show a caller more for a
@@ -104,9 +108,9 @@ def decode_page_token[First, Second](
     if seal != _seal(query, content):
         raise PageTokenInvalid
     try:
-        match orjson.loads(content):
-            case [str() as one, str() as other]:
-                return first(one), second(other)
+        place = orjson.loads(content)
+        if isinstance(place, list) and all(isinstance(part, str) for part in place):
+            return tuple(read(part) for read, part in zip(readers, place, strict=True))
     except ValueError:
         pass
     raise PageTokenInvalid

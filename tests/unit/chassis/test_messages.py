@@ -80,6 +80,10 @@ def test_a_place_in_a_page_token_is_as_exact_as_it_was() -> None:
     assert decode_page_token("orders of ann", token, datetime.fromisoformat, UUID) == (TIME, ID)
 
 
+def test_a_place_may_have_one_part() -> None:
+    assert decode_page_token("all stock", encode_page_token("all stock", ("mug",)), str) == ("mug",)
+
+
 def test_nothing_leads_behind_the_last_page_and_the_first_begins_nowhere() -> None:
     assert encode_page_token("orders of ann", None) == ""
     assert decode_page_token("orders of ann", "", datetime.fromisoformat, UUID) is None
