@@ -125,8 +125,9 @@ class Process[C: Message]:
         self._held, self._tasks = held, tasks
         self._running: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
-        self._domain = config.DESCRIPTOR.full_name.partition(".")[0]
-        self._prefix = f"/{self._domain}/"
+        self.domain = config.DESCRIPTOR.full_name.partition(".")[0]
+        """Of the errors; servicers need it only for those that they put into a message."""
+        self._prefix = f"/{self.domain}/"
         self._default_s = 0.0
         self._etcd = Etcd(",".join(settings.etcd))
         held.push_async_callback(self._etcd.close)
@@ -142,7 +143,7 @@ class Process[C: Message]:
         tokens = Tokens(Keys(settings.jwks_url, http), settings.issuer, settings.audience)
         self._rules: dict[str, Rule] = {}
         self._health = health_aio.HealthServicer()
-        self._server = guarded_server(self._domain, tokens, self._rules, lambda: self._default_s)
+        self._server = guarded_server(self.domain, tokens, self._rules, lambda: self._default_s)
 
     async def database(self, package: str) -> Database:
         """The database of this service with the migrations of `package` applied; waits until it is there."""
@@ -159,7 +160,7 @@ class Process[C: Message]:
 
     def channel(self, service: str) -> grpc.aio.Channel:
         """To another service, through the mesh, with this service's own token."""
-        channel = client.channel(self.settings.mesh, service, self._token, self._domain, lambda: self._default_s)
+        channel = client.channel(self.settings.mesh, service, self._token, self.domain, lambda: self._default_s)
         self._held.push_async_callback(channel.close)
         return channel
 

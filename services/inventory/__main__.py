@@ -8,14 +8,16 @@ from services.chassis.server import Process, run
 from services.inventory.api import InventoryService
 from services.inventory.reaper import Reaper
 from services.inventory.store import SqlReservations, SqlStocks
-from services.inventory.use_cases import Warehouse
+from services.inventory.use_cases import Stocktaking, Warehouse
 
 
 async def wire(process: Process[InventoryConfig]) -> None:
     """Stock and reservations lie in one database, and a reaper goes round in it."""
     database = await process.database("services.inventory")
     warehouse = Warehouse(SqlReservations(database))
-    process.add(add_InventoryServiceServicer_to_server, InventoryService(warehouse, SqlStocks(database)))
+    stocktaking = Stocktaking(SqlStocks(database))
+    servicer = InventoryService(warehouse, stocktaking, lambda: process.config.current, process.domain)
+    process.add(add_InventoryServiceServicer_to_server, servicer)
     reaper = Reaper(warehouse, lambda: from_duration(process.config.current.reap_interval))
     process.config.subscribe(lambda _: reaper.interval_changed())
     process.background("reaper", reaper.run)

@@ -1,5 +1,7 @@
 """The inventory service over gRPC: parse, one call, render."""
 
+import re
+from collections.abc import Callable
 from typing import override
 from uuid import UUID
 
@@ -9,14 +11,20 @@ from shop.inventory.v1.inventory_pb2_grpc import InventoryServiceServicer
 from services.chassis import logs
 from services.chassis.auth import caller
 from services.chassis.errors import to_status
-from services.chassis.messages import from_duration, to_timestamp
-from services.inventory.domain import Lines, Reservation, State, Stock
-from services.inventory.ports import Stocks
-from services.inventory.use_cases import Warehouse
+from services.chassis.messages import (
+    PageSizes,
+    decode_page_token,
+    encode_page_token,
+    from_duration,
+    page_size,
+    to_timestamp,
+)
+from services.inventory.domain import Availability, Lines, Reservation, State, Stock
+from services.inventory.use_cases import Stocktaking, Warehouse
 from services.refusals import Refusal
 
-ERROR_DOMAIN = "shop"
 _PRODUCT, _STOCK, _RESERVATION = "products/", "/stock", "reservations/"
+_LIST = "ListStock"
 _STATES: dict[State, pb.Reservation.State.ValueType] = {
     state: pb.Reservation.State.Value(f"STATE_{state.value}") for state in State if state is not State.NONE
 }
@@ -25,12 +33,34 @@ _STATES: dict[State, pb.Reservation.State.ValueType] = {
 class InventoryService(InventoryServiceServicer):
     """What InventoryService promises in protos/shop/inventory/v1."""
 
-    def __init__(self, warehouse: Warehouse, stocks: Stocks) -> None:
-        self._warehouse, self._stocks = warehouse, stocks
+    def __init__(
+        self, warehouse: Warehouse, stocktaking: Stocktaking, page_sizes: Callable[[], PageSizes], error_domain: str
+    ) -> None:
+        self._warehouse, self._reservations = warehouse, warehouse.reservations
+        self._stocktaking, self._stocks = stocktaking, stocktaking.stocks
+        self._page_sizes, self._error_domain = page_sizes, error_domain
 
     @override
     async def GetStock(self, request: pb.GetStockRequest, _: object) -> pb.GetStockResponse:
         return pb.GetStockResponse(stock=_stock(await self._stocks.get(_product_of(request.name))))
+
+    @override
+    async def BatchGetStock(self, request: pb.BatchGetStockRequest, _: object) -> pb.BatchGetStockResponse:
+        stock = await self._stocktaking.several(map(_product_of, request.names))
+        return pb.BatchGetStockResponse(stock=map(_stock, stock))
+
+    @override
+    async def CheckStock(self, request: pb.CheckStockRequest, _: object) -> pb.CheckStockResponse:
+        lines = await self._stocktaking.check([(_product_of(line.product), line.quantity) for line in request.lines])
+        return pb.CheckStockResponse(lines=map(_line, lines))
+
+    @override
+    async def ListStock(self, request: pb.ListStockRequest, _: object) -> pb.ListStockResponse:
+        place = decode_page_token(_LIST, request.page_token, _product_id)
+        size = page_size(request.page_size, self._page_sizes())
+        page, behind = await self._stocktaking.page(place[0] if place else None, size)
+        token = encode_page_token(_LIST, (behind,) if behind else None)
+        return pb.ListStockResponse(stock=map(_stock, page), next_page_token=token)
 
     @override
     async def AdjustStock(self, request: pb.AdjustStockRequest, _: object) -> pb.AdjustStockResponse:
@@ -40,7 +70,7 @@ class InventoryService(InventoryServiceServicer):
 
     @override
     async def ReserveStock(self, request: pb.ReserveStockRequest, _: object) -> pb.ReserveStockResponse:
-        lines = Lines.of((line.product.removeprefix(_PRODUCT), line.quantity) for line in request.reservation.lines)
+        lines = Lines.of((_product_of(line.product), line.quantity) for line in request.reservation.lines)
         id = _about(UUID(request.reservation_id))
         reservation = await self._warehouse.reserve(id, lines, from_duration(request.ttl))
         return pb.ReserveStockResponse(reservation=_reservation(reservation))
@@ -50,7 +80,7 @@ class InventoryService(InventoryServiceServicer):
         self, request: pb.ConfirmReservationsRequest, _: object
     ) -> pb.ConfirmReservationsResponse:
         outcomes = await self._warehouse.confirm([_id_of(name) for name in request.names])
-        results = [_result(name, outcome) for name, outcome in zip(request.names, outcomes, strict=True)]
+        results = [self._result(name, outcome) for name, outcome in zip(request.names, outcomes, strict=True)]
         return pb.ConfirmReservationsResponse(results=results)
 
     @override
@@ -60,9 +90,26 @@ class InventoryService(InventoryServiceServicer):
         reservation = await self._warehouse.release(_about(_id_of(request.name)))
         return pb.ReleaseReservationResponse(reservation=_reservation(reservation))
 
+    @override
+    async def GetReservation(self, request: pb.GetReservationRequest, _: object) -> pb.GetReservationResponse:
+        reservation = await self._reservations.get(_about(_id_of(request.name)))
+        return pb.GetReservationResponse(reservation=_reservation(reservation))
+
+    def _result(self, name: str, outcome: Reservation | Refusal) -> pb.ConfirmReservationsResponse.Result:
+        if isinstance(outcome, Refusal):
+            return pb.ConfirmReservationsResponse.Result(name=name, error=to_status(outcome, self._error_domain))
+        return pb.ConfirmReservationsResponse.Result(name=name, reservation=_reservation(outcome))
+
 
 def _product_of(name: str) -> str:
     return name.removeprefix(_PRODUCT).removesuffix(_STOCK)
+
+
+def _product_id(text: str) -> str:
+    """Of a page token. Raises ValueError for what PostgreSQL could not take as text."""
+    if not re.fullmatch(r"[a-z0-9-]+", text):
+        raise ValueError(text)
+    return text
 
 
 def _id_of(name: str) -> UUID:
@@ -85,6 +132,15 @@ def _stock(stock: Stock) -> pb.Stock:
     )
 
 
+def _line(line: Availability) -> pb.CheckStockResponse.Line:
+    return pb.CheckStockResponse.Line(
+        product=f"{_PRODUCT}{line.product}",
+        quantity=line.quantity,
+        available=line.available,
+        in_stock=line.in_stock,
+    )
+
+
 def _reservation(reservation: Reservation) -> pb.Reservation:
     return pb.Reservation(
         name=f"{_RESERVATION}{reservation.id}",
@@ -95,9 +151,3 @@ def _reservation(reservation: Reservation) -> pb.Reservation:
         state=_STATES[reservation.state],
         expire_time=to_timestamp(reservation.expire_time) if reservation.expire_time else None,
     )
-
-
-def _result(name: str, outcome: Reservation | Refusal) -> pb.ConfirmReservationsResponse.Result:
-    if isinstance(outcome, Refusal):
-        return pb.ConfirmReservationsResponse.Result(name=name, error=to_status(outcome, ERROR_DOMAIN))
-    return pb.ConfirmReservationsResponse.Result(name=name, reservation=_reservation(outcome))

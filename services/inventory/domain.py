@@ -10,7 +10,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -109,12 +109,31 @@ class Lines:
     def quantities(self) -> list[int]:
         return [quantity for _, quantity in self.items]
 
-    def require(self, shelf: "Shelf") -> None:
-        """Raises OutOfStock. What was never in stock counts as 0 available."""
+    def compared(self, shelf: "Shelf") -> "Iterator[Availability]":
+        """Each line beside what there is. What was never in stock counts as 0 available."""
         for product, quantity in self.items:
-            available = shelf[product].available if product in shelf else 0
-            if available < quantity:
-                raise OutOfStock(product=f"products/{product}", requested=str(quantity), available=str(available))
+            yield Availability(product, quantity, shelf[product].available if product in shelf else 0)
+
+    def require(self, shelf: "Shelf") -> None:
+        """Raises OutOfStock."""
+        for line in self.compared(shelf):
+            if not line.in_stock:
+                raise OutOfStock(
+                    product=f"products/{line.product}", requested=str(line.quantity), available=str(line.available)
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """What is wanted of one product, and what can be promised of it."""
+
+    product: str
+    quantity: int
+    available: int
+
+    @property
+    def in_stock(self) -> bool:
+        return self.quantity <= self.available
 
 
 type Shelf = Mapping[str, Stock]

@@ -19,6 +19,10 @@ class Reservations(Protocol):
     stock by product, so that no two calls ever wait for each other. All raise Unavailable.
     """
 
+    async def get(self, id: UUID) -> Reservation:
+        """Raises ReservationNotFound."""
+        ...
+
     async def hold(self, id: UUID, lines: Lines, ttl: timedelta) -> Reservation | None:
         """Holds `lines` under an id that is new. None, and nothing changed, when it is known or stock may be short."""
         ...
@@ -40,10 +44,18 @@ class Reservations(Protocol):
 
 
 class Stocks(Protocol):
-    """Where stock is counted. Both raise Unavailable."""
+    """Where stock is counted. Each method is one transaction; all raise Unavailable."""
 
     async def get(self, product: str) -> Stock:
         """Raises StockNotFound."""
+        ...
+
+    async def find(self, products: Sequence[str]) -> Shelf:
+        """The stock of those that have any; the numbers are of one moment."""
+        ...
+
+    async def page(self, after: str | None, most: int) -> Sequence[Stock]:
+        """Up to `most` behind the product `after` (None: from the beginning), in the order of product ids."""
         ...
 
     async def adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:

@@ -7,9 +7,19 @@ from uuid import UUID
 import asyncpg
 
 from services.chassis.database import Connection, Database, Record
-from services.inventory.domain import Lines, Reservation, State, Stock, StockNotFound
+from services.inventory.domain import (
+    Lines,
+    Reservation,
+    ReservationNotFound,
+    Shelf,
+    State,
+    Stock,
+    StockNotFound,
+)
 from services.inventory.ports import Rule
 from services.refusals import RequestIdReused
+
+KNOWN = "select * from reservations where id = $1"
 
 # Locks: the new reservation (others with its id wait), then stock by product. The numbers looked at before that are
 # those of the snapshot and only spare a vain try: if they were taken meanwhile, the constraint of `stock` fails the
@@ -89,6 +99,12 @@ class SqlReservations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def get(self, id: UUID) -> Reservation:
+        row = await self._database.fetchrow(KNOWN, id)
+        if row is None:
+            raise ReservationNotFound(reservation=f"reservations/{id}")
+        return _reservation(row)
+
     async def hold(self, id: UUID, lines: Lines, ttl: timedelta) -> Reservation | None:
         try:
             expire_time = await self._database.fetchval(HOLD, id, lines.products, lines.quantities, ttl)
@@ -154,6 +170,9 @@ def _stock(row: Record) -> Stock:
 
 
 GET = "select * from stock where product = $1"
+FIND = "select * from stock where product = any($1)"
+FIRST_PAGE = 'select * from stock order by product collate "C" limit $1'
+NEXT_PAGE = 'select * from stock where product collate "C" > $2 order by product collate "C" limit $1'
 
 REMEMBER = """
 insert into adjustments (caller, request_id, product, delta) values ($1, $2, $3, $4)
@@ -181,6 +200,16 @@ class SqlStocks:
         if row is None:
             raise StockNotFound(product=f"products/{product}")
         return _stock(row)
+
+    async def find(self, products: Sequence[str]) -> Shelf:
+        return {row["product"]: _stock(row) for row in await self._database.fetch(FIND, products)}
+
+    async def page(self, after: str | None, most: int) -> Sequence[Stock]:
+        if after is None:
+            rows = await self._database.fetch(FIRST_PAGE, most)
+        else:
+            rows = await self._database.fetch(NEXT_PAGE, most, after)
+        return [_stock(row) for row in rows]
 
     async def adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:
         async with self._database.transaction() as connection:

@@ -1,12 +1,12 @@
 """What can be done with stock. No transport, no SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.inventory.domain import Lines, Reservation, Shelf
-from services.inventory.ports import Reservations
+from services.inventory.domain import Availability, Lines, Reservation, Shelf, Stock, StockNotFound
+from services.inventory.ports import Reservations, Stocks
 from services.refusals import Refusal
 
 
@@ -45,3 +45,32 @@ class Warehouse:
             return await self.reservations.change(id, lambda known, shelf, _now: known.confirmed(shelf))
         except Refusal as refusal:
             return refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Stocktaking:
+    """Looking along the shelves; nothing is promised by it."""
+
+    stocks: Stocks
+
+    async def several(self, products: Iterable[str]) -> list[Stock]:
+        """Each once, in the order of first mention. Raises StockNotFound for the first that is missing."""
+        wanted = list(dict.fromkeys(products))
+        shelf = await self.stocks.find(wanted)
+        for product in wanted:
+            if product not in shelf:
+                raise StockNotFound(product=f"products/{product}")
+        return [shelf[product] for product in wanted]
+
+    async def check(self, wanted: Sequence[tuple[str, int]]) -> list[Availability]:
+        """What there is for a cart: each product once, its lines added up, in the order of first mention."""
+        lines = Lines.of(wanted)
+        there = {line.product: line for line in lines.compared(await self.stocks.find(lines.products))}
+        return [there[product] for product in dict.fromkeys(product for product, _ in wanted)]
+
+    async def page(self, after: str | None, size: int) -> tuple[Sequence[Stock], str | None]:
+        """A page, and the product behind which the next one begins; None on the last page."""
+        # One more than asked for tells whether this is the last page.
+        stock = await self.stocks.page(after, size + 1)
+        page = stock[:size]
+        return page, page[-1].product if len(stock) > size else None

@@ -5,7 +5,16 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from services.inventory.domain import Lines, OutOfStock, Reservation, Shelf, State, Stock, StockNotFound
+from services.inventory.domain import (
+    Lines,
+    OutOfStock,
+    Reservation,
+    ReservationNotFound,
+    Shelf,
+    State,
+    Stock,
+    StockNotFound,
+)
 from services.inventory.ports import Rule
 from services.refusals import RequestIdReused
 
@@ -23,6 +32,12 @@ class MemoryStocks:
             raise StockNotFound(product=f"products/{product}")
         return self.shelf[product]
 
+    async def find(self, products: Sequence[str]) -> Shelf:
+        return {product: self.shelf[product] for product in products if product in self.shelf}
+
+    async def page(self, after: str | None, most: int) -> Sequence[Stock]:
+        return [self.shelf[product] for product in sorted(self.shelf) if after is None or product > after][:most]
+
     async def adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:
         made = self._adjustments.get((caller, request_id))
         if made is None:
@@ -38,6 +53,11 @@ class MemoryReservations:
     def __init__(self, stocks: MemoryStocks) -> None:
         self._stocks = stocks
         self.kept: dict[UUID, Reservation] = {}
+
+    async def get(self, id: UUID) -> Reservation:
+        if id not in self.kept:
+            raise ReservationNotFound(reservation=f"reservations/{id}")
+        return self.kept[id]
 
     async def hold(self, id: UUID, lines: Lines, ttl: timedelta) -> Reservation | None:
         if id in self.kept:

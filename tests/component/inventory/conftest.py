@@ -11,7 +11,7 @@ from services.chassis.database import Database
 from services.inventory.domain import Lines, Reservation, Shelf, State
 from services.inventory.ports import Reservations, Stocks
 from services.inventory.store import SqlReservations, SqlStocks
-from services.inventory.use_cases import Warehouse
+from services.inventory.use_cases import Stocktaking, Warehouse
 from tests.support.inventory import MemoryReservations, MemoryStocks, require_consistent
 from tests.support.postgres import Postgres
 
@@ -36,6 +36,10 @@ class Keeper:
     @property
     def warehouse(self) -> Warehouse:
         return Warehouse(self.reservations)
+
+    @property
+    def stocktaking(self) -> Stocktaking:
+        return Stocktaking(self.stocks)
 
     async def stocked(self, **pieces: int) -> None:
         for product, quantity in pieces.items():

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 
 from services.inventory.domain import (
@@ -17,6 +18,7 @@ from services.inventory.domain import (
     StockBelowReserved,
     StockNotFound,
 )
+from services.inventory.store import FIRST_PAGE, NEXT_PAGE
 from services.refusals import Refusal, RequestIdReused
 from tests.component.inventory.conftest import Keeper
 
@@ -263,3 +265,62 @@ async def test_a_refused_first_adjustment_makes_no_stock(keeper: Keeper) -> None
 
     with pytest.raises(StockNotFound):
         await keeper.stocks.get("mug")
+
+
+async def test_the_stock_of_several_products_is_that_of_those_that_have_any(keeper: Keeper) -> None:
+    await keeper.stocked(mug=3, bowl=1)
+
+    found = await keeper.stocks.find(["mug", "fork", "bowl"])
+
+    assert {product: stock.on_hand for product, stock in found.items()} == {"mug": 3, "bowl": 1}
+
+
+async def test_a_reservation_is_seen_as_it_was_last_left(keeper: Keeper) -> None:
+    await keeper.stocked(mug=3, bowl=1)
+    id = uuid4()
+    with pytest.raises(ReservationNotFound):
+        await keeper.reservations.get(id)
+
+    for action in (reserve, confirm, release):
+        left = await action(keeper, id)
+        assert await keeper.reservations.get(id) == left
+
+
+async def test_pages_follow_product_ids_and_stay_stable_under_inserts(keeper: Keeper) -> None:
+    # Byte by byte a hyphen comes before digits, and these before letters.
+    await keeper.stocked(**dict.fromkeys(["mug2", "mug", "muga", "mug-2", "bowl"], 1))
+    seen, after = list[str](), None
+
+    while True:
+        page, after = await keeper.stocktaking.page(after, 2)
+        seen += [stock.product for stock in page]
+        # Before the place we stand at: pages to come do not shift.
+        await keeper.stocked(**{f"axe-{len(seen)}": 1})
+        if after is None:
+            break
+
+    assert seen == ["bowl", "mug", "mug-2", "mug2", "muga"]
+
+
+async def test_a_page_costs_the_same_wherever_it_lies(in_sql: Keeper) -> None:
+    database = in_sql.database
+    assert database
+    await database.execute(
+        "insert into stock select 'product-' || lpad(n::text, 5, '0'), 1, 0, 1 from generate_series(1, 20000) as n"
+    )
+    await database.execute("analyze stock")
+
+    async def cost(page: str, *args: object) -> tuple[int, set[str]]:
+        """Blocks read, and what was scanned how."""
+        [plan] = orjson.loads(await database.fetchval(f"explain (analyze, buffers, format json) {page}", *args))
+        nodes, pending = [], [plan["Plan"]]
+        while pending:
+            nodes.append(pending.pop())
+            pending += nodes[-1].get("Plans", [])
+        return nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"], {node["Node Type"] for node in nodes}
+
+    first_blocks, first = await cost(FIRST_PAGE, 101)
+    last_blocks, last = await cost(NEXT_PAGE, 101, "product-19899")
+
+    assert first == last == {"Limit", "Index Scan"}
+    assert last_blocks <= first_blocks + 3

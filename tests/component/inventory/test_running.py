@@ -40,3 +40,26 @@ async def test_holds_expire_while_it_runs_as_often_as_etcd_says(postgres: Postgr
             await eventually(is_free, "the hold has expired")
     await client.delete(CONFIG)
     await client.close()
+
+
+async def test_a_changed_page_size_takes_effect_while_it_runs(postgres: Postgres, etcd: EtcdServer) -> None:
+    client, database_url = Etcd(etcd.endpoint), await postgres.make("services.inventory")
+    with (
+        running_issuer() as issuer,
+        running_service("inventory", database_url=database_url, etcd=etcd, issuer=issuer) as process,
+    ):
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            inventory = InventoryServiceStub(channel)
+            carol = bearing(issuer.token("carol", ["inventory-manager"]))
+            for product in ("bowl", "cup", "mug"):
+                await inventory.AdjustStock(adjust(product, 1, product), metadata=carol)
+
+            async def page_of(size: int) -> bool:
+                return len((await inventory.ListStock(pb.ListStockRequest(), metadata=carol)).stock) == size
+
+            assert await page_of(3)
+            await client.put(CONFIG, b'{"default_page_size": 2}')
+            await eventually(lambda: page_of(2), "pages of two")
+            await client.delete(CONFIG)
+            await eventually(lambda: page_of(3), "pages of the default size")
+    await client.close()

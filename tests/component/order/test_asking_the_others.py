@@ -56,7 +56,8 @@ class Peer(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventory
 
     GetProduct = BatchGetProducts = ListProducts = CreateProduct = _say
     UpdateProduct = ArchiveProduct = UnarchiveProduct = _say
-    GetStock = AdjustStock = ReserveStock = ConfirmReservations = ReleaseReservation = _say
+    GetStock = BatchGetStock = CheckStock = ListStock = AdjustStock = _say
+    ReserveStock = ConfirmReservations = ReleaseReservation = GetReservation = _say
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from shop.inventory.v1.config_pb2 import InventoryConfig
 from shop.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
 
 from services.chassis.auth import ServiceToken
@@ -14,6 +15,7 @@ from services.chassis.client import channel
 from services.chassis.settings import Settings
 from services.inventory.api import InventoryService
 from services.inventory.ports import Reservations, Stocks
+from services.inventory.use_cases import Stocktaking
 from services.inventory.use_cases import Warehouse as RealWarehouse
 from services.order.domain import Cart, OutOfStock, ReservationNotFound, ReservationReleased
 from services.order.peers import GrpcStock
@@ -32,7 +34,7 @@ async def of_the_inventory_service(issuer: Issuer, reservations: Reservations, s
     """Of mugs and teapots, a hundred each."""
     for product in ("mug", "teapot"):
         await stocks.adjust(product, 100, "carol", product)
-    servicer = InventoryService(RealWarehouse(reservations), stocks)
+    servicer = InventoryService(RealWarehouse(reservations), Stocktaking(stocks), InventoryConfig, "shop")
     settings = Settings.read("order", {"SHOPMESH_ISSUER": issuer.url})
     async with (
         serving_at(add_InventoryServiceServicer_to_server, servicer, issuer) as address,

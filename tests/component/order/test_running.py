@@ -68,6 +68,7 @@ class Peers(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventor
 
     GetProduct = ListProducts = CreateProduct = GetStock = AdjustStock = ReleaseReservation = _never  # type: ignore[assignment]
     UpdateProduct = ArchiveProduct = UnarchiveProduct = _never  # type: ignore[assignment]
+    BatchGetStock = CheckStock = ListStock = GetReservation = _never  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from mesh.v1 import config_pb2 as mesh_dot_v1_dot_config__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshop/inventory/v1/config.proto\x12\x11shop.inventory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14mesh/v1/config.proto\"\xa8\x01\n\x0fInventoryConfig\x12,\n\x07process\x18\x01 \x01(\x0b\x32\x16.mesh.v1.ProcessConfigH\x00\x88\x01\x01\x12I\n\rreap_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x03\x08\x90\x1c\x32\x05\x10\x80\xc2\xd7/H\x01\x88\x01\x01\x42\n\n\x08_processB\x10\n\x0e_reap_intervalb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eshop/inventory/v1/config.proto\x12\x11shop.inventory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14mesh/v1/config.proto\"\xda\x03\n\x0fInventoryConfig\x12,\n\x07process\x18\x01 \x01(\x0b\x32\x16.mesh.v1.ProcessConfigH\x00\x88\x01\x01\x12I\n\rreap_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x03\x08\x90\x1c\x32\x05\x10\x80\xc2\xd7/H\x01\x88\x01\x01\x12*\n\x11\x64\x65\x66\x61ult_page_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x02\x88\x01\x01\x12&\n\rmax_page_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x03\x88\x01\x01:\xb3\x01\xbaH\xaf\x01\x1a\xac\x01\n\x0fpage_size.order\x12/default_page_size must not exceed max_page_size\x1ah!has(this.default_page_size) || !has(this.max_page_size) || this.default_page_size <= this.max_page_sizeB\n\n\x08_processB\x10\n\x0e_reap_intervalB\x14\n\x12_default_page_sizeB\x10\n\x0e_max_page_sizeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INVENTORYCONFIG'].fields_by_name['reap_interval']._loaded_options = None
   _globals['_INVENTORYCONFIG'].fields_by_name['reap_interval']._serialized_options = b'\272H\017\252\001\014\"\003\010\220\0342\005\020\200\302\327/'
+  _globals['_INVENTORYCONFIG'].fields_by_name['default_page_size']._loaded_options = None
+  _globals['_INVENTORYCONFIG'].fields_by_name['default_page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\001'
+  _globals['_INVENTORYCONFIG'].fields_by_name['max_page_size']._loaded_options = None
+  _globals['_INVENTORYCONFIG'].fields_by_name['max_page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\001'
+  _globals['_INVENTORYCONFIG']._loaded_options = None
+  _globals['_INVENTORYCONFIG']._serialized_options = b'\272H\257\001\032\254\001\n\017page_size.order\022/default_page_size must not exceed max_page_size\032h!has(this.default_page_size) || !has(this.max_page_size) || this.default_page_size <= this.max_page_size'
   _globals['_INVENTORYCONFIG']._serialized_start=137
-  _globals['_INVENTORYCONFIG']._serialized_end=305
+  _globals['_INVENTORYCONFIG']._serialized_end=611
 # @@protoc_insertion_point(module_scope)

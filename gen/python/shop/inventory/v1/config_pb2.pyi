@@ -26,6 +26,12 @@ class InventoryConfig(_message.Message):
 
     PROCESS_FIELD_NUMBER: _builtins.int
     REAP_INTERVAL_FIELD_NUMBER: _builtins.int
+    DEFAULT_PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    default_page_size: _builtins.int
+    """Size of a page when the caller does not say; 1 to 1000."""
+    max_page_size: _builtins.int
+    """The largest page that a caller gets; 1 to 1000."""
     @_builtins.property
     def process(self) -> _config_pb2.ProcessConfig:
         """What all services share."""
@@ -39,15 +45,25 @@ class InventoryConfig(_message.Message):
         *,
         process: _config_pb2.ProcessConfig | None = ...,
         reap_interval: _duration_pb2.Duration | None = ...,
+        default_page_size: _builtins.int | None = ...,
+        max_page_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_process", b"_process", "_reap_interval", b"_reap_interval", "process", b"process", "reap_interval", b"reap_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size", "_max_page_size", b"_max_page_size", "_process", b"_process", "_reap_interval", b"_reap_interval", "default_page_size", b"default_page_size", "max_page_size", b"max_page_size", "process", b"process", "reap_interval", b"reap_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_process", b"_process", "_reap_interval", b"_reap_interval", "process", b"process", "reap_interval", b"reap_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size", "_max_page_size", b"_max_page_size", "_process", b"_process", "_reap_interval", b"_reap_interval", "default_page_size", b"default_page_size", "max_page_size", b"max_page_size", "process", b"process", "reap_interval", b"reap_interval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__default_page_size: _TypeAlias = _typing.Literal["default_page_size"]  # noqa: Y015
+    _WhichOneofArgType__default_page_size: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__max_page_size: _TypeAlias = _typing.Literal["max_page_size"]  # noqa: Y015
+    _WhichOneofArgType__max_page_size: _TypeAlias = _typing.Literal["_max_page_size", b"_max_page_size"]  # noqa: Y015
     _WhichOneofReturnType__process: _TypeAlias = _typing.Literal["process"]  # noqa: Y015
     _WhichOneofArgType__process: _TypeAlias = _typing.Literal["_process", b"_process"]  # noqa: Y015
     _WhichOneofReturnType__reap_interval: _TypeAlias = _typing.Literal["reap_interval"]  # noqa: Y015
     _WhichOneofArgType__reap_interval: _TypeAlias = _typing.Literal["_reap_interval", b"_reap_interval"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_page_size) -> _WhichOneofReturnType__default_page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_page_size) -> _WhichOneofReturnType__max_page_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__process) -> _WhichOneofReturnType__process | None: ...
     @_typing.overload

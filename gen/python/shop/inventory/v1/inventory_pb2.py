@@ -32,7 +32,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from mesh.v1 import auth_pb2 as mesh_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!shop/inventory/v1/inventory.proto\x12\x11shop.inventory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x12mesh/v1/auth.proto\"\xb8\x01\n\x05Stock\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07on_hand\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08reserved\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\tavailable\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03:?\xea\x41<\n\x12shopmesh.dev/Stock\x12\x18products/{product}/stock*\x05stock2\x05stock\"\xfb\x04\n\x0bReservation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\xa3\x01\n\x05lines\x18\x02 \x03(\x0b\x32#.shop.inventory.v1.Reservation.LineBo\xe2\x41\x01\x02\xbaHh\x92\x01\x04\x08\x01\x10\x64\xba\x01^\n\x0clines.unique\x12\'each product may stand in one line only\x1a%this.map(line, line.product).unique()\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32$.shop.inventory.v1.Reservation.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a~\n\x04Line\x12T\n\x07product\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12 \n\x08quantity\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe7\x07(\x01\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_HELD\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\x12\x13\n\x0fSTATE_CONFIRMED\x10\x03\x12\x12\n\x0eSTATE_RELEASED\x10\x04:T\xea\x41Q\n\x18shopmesh.dev/Reservation\x12\x1areservations/{reservation}*\x0creservations2\x0breservation\"h\n\x0fGetStockRequest\x12U\n\x04name\x18\x01 \x01(\tBG\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Stock\xbaH)r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$\";\n\x10GetStockResponse\x12\'\n\x05stock\x18\x01 \x01(\x0b\x32\x18.shop.inventory.v1.Stock\"\xc4\x01\n\x12\x41\x64justStockRequest\x12U\n\x04name\x18\x01 \x01(\tBG\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Stock\xbaH)r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x03\x42\x1a\xe2\x41\x01\x02\xbaH\x13\"\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x12,\n\nrequest_id\x18\x03 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\">\n\x13\x41\x64justStockResponse\x12\'\n\x05stock\x18\x01 \x01(\x0b\x32\x18.shop.inventory.v1.Stock\"\xfa\x01\n\x13ReserveStockRequest\x12\x61\n\x0ereservation_id\x18\x01 \x01(\tBI\xe2\x41\x01\x02\xbaHBr@2>^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\x12?\n\x0breservation\x18\x02 \x01(\x0b\x32\x1e.shop.inventory.v1.ReservationB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12?\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x17\xe2\x41\x01\x02\xbaH\x10\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\xc8\x01\x01\"K\n\x14ReserveStockResponse\x12\x33\n\x0breservation\x18\x01 \x01(\x0b\x32\x1e.shop.inventory.v1.Reservation\"\xac\x01\n\x1a\x43onfirmReservationsRequest\x12\x8d\x01\n\x05names\x18\x01 \x03(\tB~\xe2\x41\x01\x02\xfa\x41\x1a\n\x18shopmesh.dev/Reservation\xbaHZ\x92\x01W\x08\x01\x10\x64\x18\x01\"OrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"\xe4\x01\n\x1b\x43onfirmReservationsResponse\x12\x46\n\x07results\x18\x01 \x03(\x0b\x32\x35.shop.inventory.v1.ConfirmReservationsResponse.Result\x1a}\n\x06Result\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0breservation\x18\x02 \x01(\x0b\x32\x1e.shop.inventory.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x9f\x01\n\x19ReleaseReservationRequest\x12\x81\x01\n\x04name\x18\x01 \x01(\tBs\xe2\x41\x01\x02\xfa\x41\x1a\n\x18shopmesh.dev/Reservation\xbaHOrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"Q\n\x1aReleaseReservationResponse\x12\x33\n\x0breservation\x18\x01 \x01(\x0b\x32\x1e.shop.inventory.v1.Reservation2\xba\x05\n\x10InventoryService\x12\x81\x01\n\x08GetStock\x12\".shop.inventory.v1.GetStockRequest\x1a#.shop.inventory.v1.GetStockResponse\",\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/{name=products/*/stock}\x12\xa5\x01\n\x0b\x41\x64justStock\x12%.shop.inventory.v1.AdjustStockRequest\x1a&.shop.inventory.v1.AdjustStockResponse\"G\x90\x02\x02\xd2\xb5\x18\x13\x12\x11inventory-manager\x82\xd3\xe4\x93\x02\'\"\"/v1/{name=products/*/stock}:adjust:\x01*\x12o\n\x0cReserveStock\x12&.shop.inventory.v1.ReserveStockRequest\x1a\'.shop.inventory.v1.ReserveStockResponse\"\x0e\x90\x02\x02\xd2\xb5\x18\x07\x1a\x05order\x12\x84\x01\n\x13\x43onfirmReservations\x12-.shop.inventory.v1.ConfirmReservationsRequest\x1a..shop.inventory.v1.ConfirmReservationsResponse\"\x0e\x90\x02\x02\xd2\xb5\x18\x07\x1a\x05order\x12\x81\x01\n\x12ReleaseReservation\x12,.shop.inventory.v1.ReleaseReservationRequest\x1a-.shop.inventory.v1.ReleaseReservationResponse\"\x0e\x90\x02\x02\xd2\xb5\x18\x07\x1a\x05orderb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!shop/inventory/v1/inventory.proto\x12\x11shop.inventory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x12mesh/v1/auth.proto\"\xb8\x01\n\x05Stock\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x15\n\x07on_hand\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08reserved\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\tavailable\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03:?\xea\x41<\n\x12shopmesh.dev/Stock\x12\x18products/{product}/stock*\x05stock2\x05stock\"\xfb\x04\n\x0bReservation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\xa3\x01\n\x05lines\x18\x02 \x03(\x0b\x32#.shop.inventory.v1.Reservation.LineBo\xe2\x41\x01\x02\xbaHh\x92\x01\x04\x08\x01\x10\x64\xba\x01^\n\x0clines.unique\x12\'each product may stand in one line only\x1a%this.map(line, line.product).unique()\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32$.shop.inventory.v1.Reservation.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a~\n\x04Line\x12T\n\x07product\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12 \n\x08quantity\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe7\x07(\x01\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_HELD\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\x12\x13\n\x0fSTATE_CONFIRMED\x10\x03\x12\x12\n\x0eSTATE_RELEASED\x10\x04:T\xea\x41Q\n\x18shopmesh.dev/Reservation\x12\x1areservations/{reservation}*\x0creservations2\x0breservation\"h\n\x0fGetStockRequest\x12U\n\x04name\x18\x01 \x01(\tBG\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Stock\xbaH)r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$\";\n\x10GetStockResponse\x12\'\n\x05stock\x18\x01 \x01(\x0b\x32\x18.shop.inventory.v1.Stock\"w\n\x14\x42\x61tchGetStockRequest\x12_\n\x05names\x18\x01 \x03(\tBP\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Stock\xbaH2\x92\x01/\x08\x01\x10\x64\")r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$\"@\n\x15\x42\x61tchGetStockResponse\x12\'\n\x05stock\x18\x01 \x03(\x0b\x32\x18.shop.inventory.v1.Stock\"\xdd\x01\n\x11\x43heckStockRequest\x12H\n\x05lines\x18\x01 \x03(\x0b\x32).shop.inventory.v1.CheckStockRequest.LineB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x1a~\n\x04Line\x12T\n\x07product\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12 \n\x08quantity\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe7\x07(\x01\"\x9f\x01\n\x12\x43heckStockResponse\x12\x39\n\x05lines\x18\x01 \x03(\x0b\x32*.shop.inventory.v1.CheckStockResponse.Line\x1aN\n\x04Line\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12\x11\n\tavailable\x18\x03 \x01(\x03\x12\x10\n\x08in_stock\x18\x04 \x01(\x08\"L\n\x10ListStockRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"U\n\x11ListStockResponse\x12\'\n\x05stock\x18\x01 \x03(\x0b\x32\x18.shop.inventory.v1.Stock\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x12\x41\x64justStockRequest\x12U\n\x04name\x18\x01 \x01(\tBG\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Stock\xbaH)r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x03\x42\x1a\xe2\x41\x01\x02\xbaH\x13\"\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x12,\n\nrequest_id\x18\x03 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\">\n\x13\x41\x64justStockResponse\x12\'\n\x05stock\x18\x01 \x01(\x0b\x32\x18.shop.inventory.v1.Stock\"\xfa\x01\n\x13ReserveStockRequest\x12\x61\n\x0ereservation_id\x18\x01 \x01(\tBI\xe2\x41\x01\x02\xbaHBr@2>^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\x12?\n\x0breservation\x18\x02 \x01(\x0b\x32\x1e.shop.inventory.v1.ReservationB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12?\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x17\xe2\x41\x01\x02\xbaH\x10\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\xc8\x01\x01\"K\n\x14ReserveStockResponse\x12\x33\n\x0breservation\x18\x01 \x01(\x0b\x32\x1e.shop.inventory.v1.Reservation\"\xac\x01\n\x1a\x43onfirmReservationsRequest\x12\x8d\x01\n\x05names\x18\x01 \x03(\tB~\xe2\x41\x01\x02\xfa\x41\x1a\n\x18shopmesh.dev/Reservation\xbaHZ\x92\x01W\x08\x01\x10\x64\x18\x01\"OrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"\xe4\x01\n\x1b\x43onfirmReservationsResponse\x12\x46\n\x07results\x18\x01 \x03(\x0b\x32\x35.shop.inventory.v1.ConfirmReservationsResponse.Result\x1a}\n\x06Result\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0breservation\x18\x02 \x01(\x0b\x32\x1e.shop.inventory.v1.ReservationH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x9f\x01\n\x19ReleaseReservationRequest\x12\x81\x01\n\x04name\x18\x01 \x01(\tBs\xe2\x41\x01\x02\xfa\x41\x1a\n\x18shopmesh.dev/Reservation\xbaHOrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"Q\n\x1aReleaseReservationResponse\x12\x33\n\x0breservation\x18\x01 \x01(\x0b\x32\x1e.shop.inventory.v1.Reservation\"\x9b\x01\n\x15GetReservationRequest\x12\x81\x01\n\x04name\x18\x01 \x01(\tBs\xe2\x41\x01\x02\xfa\x41\x1a\n\x18shopmesh.dev/Reservation\xbaHOrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"M\n\x16GetReservationResponse\x12\x33\n\x0breservation\x18\x01 \x01(\x0b\x32\x1e.shop.inventory.v1.Reservation2\xc1\t\n\x10InventoryService\x12\x81\x01\n\x08GetStock\x12\".shop.inventory.v1.GetStockRequest\x1a#.shop.inventory.v1.GetStockResponse\",\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/{name=products/*/stock}\x12\x87\x01\n\rBatchGetStock\x12\'.shop.inventory.v1.BatchGetStockRequest\x1a(.shop.inventory.v1.BatchGetStockResponse\"#\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/stock:batchGet\x12~\n\nCheckStock\x12$.shop.inventory.v1.CheckStockRequest\x1a%.shop.inventory.v1.CheckStockResponse\"#\x90\x02\x01\xd2\xb5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/stock:check:\x01*\x12\x83\x01\n\tListStock\x12#.shop.inventory.v1.ListStockRequest\x1a$.shop.inventory.v1.ListStockResponse\"+\x90\x02\x01\xd2\xb5\x18\x13\x12\x11inventory-manager\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/stock\x12\xa5\x01\n\x0b\x41\x64justStock\x12%.shop.inventory.v1.AdjustStockRequest\x1a&.shop.inventory.v1.AdjustStockResponse\"G\x90\x02\x02\xd2\xb5\x18\x13\x12\x11inventory-manager\x82\xd3\xe4\x93\x02\'\"\"/v1/{name=products/*/stock}:adjust:\x01*\x12o\n\x0cReserveStock\x12&.shop.inventory.v1.ReserveStockRequest\x1a\'.shop.inventory.v1.ReserveStockResponse\"\x0e\x90\x02\x02\xd2\xb5\x18\x07\x1a\x05order\x12\x84\x01\n\x13\x43onfirmReservations\x12-.shop.inventory.v1.ConfirmReservationsRequest\x1a..shop.inventory.v1.ConfirmReservationsResponse\"\x0e\x90\x02\x02\xd2\xb5\x18\x07\x1a\x05order\x12\x81\x01\n\x12ReleaseReservation\x12,.shop.inventory.v1.ReleaseReservationRequest\x1a-.shop.inventory.v1.ReleaseReservationResponse\"\x0e\x90\x02\x02\xd2\xb5\x18\x07\x1a\x05order\x12u\n\x0eGetReservation\x12(.shop.inventory.v1.GetReservationRequest\x1a).shop.inventory.v1.GetReservationResponse\"\x0e\x90\x02\x01\xd2\xb5\x18\x07\x1a\x05orderb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,6 +67,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVATION']._serialized_options = b'\352AQ\n\030shopmesh.dev/Reservation\022\032reservations/{reservation}*\014reservations2\013reservation'
   _globals['_GETSTOCKREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETSTOCKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022shopmesh.dev/Stock\272H)r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$'
+  _globals['_BATCHGETSTOCKREQUEST'].fields_by_name['names']._loaded_options = None
+  _globals['_BATCHGETSTOCKREQUEST'].fields_by_name['names']._serialized_options = b'\342A\001\002\372A\024\n\022shopmesh.dev/Stock\272H2\222\001/\010\001\020d\")r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$'
+  _globals['_CHECKSTOCKREQUEST_LINE'].fields_by_name['product']._loaded_options = None
+  _globals['_CHECKSTOCKREQUEST_LINE'].fields_by_name['product']._serialized_options = b'\342A\001\002\372A\026\n\024shopmesh.dev/Product\272H#r!2\037^products/[a-z][a-z0-9-]{2,62}$'
+  _globals['_CHECKSTOCKREQUEST_LINE'].fields_by_name['quantity']._loaded_options = None
+  _globals['_CHECKSTOCKREQUEST_LINE'].fields_by_name['quantity']._serialized_options = b'\342A\001\002\272H\007\032\005\030\347\007(\001'
+  _globals['_CHECKSTOCKREQUEST'].fields_by_name['lines']._loaded_options = None
+  _globals['_CHECKSTOCKREQUEST'].fields_by_name['lines']._serialized_options = b'\342A\001\002\272H\007\222\001\004\010\001\020d'
+  _globals['_LISTSTOCKREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTSTOCKREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTSTOCKREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTSTOCKREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\024\n\022shopmesh.dev/Stock\272H)r\'2%^products/[a-z][a-z0-9-]{2,62}/stock$'
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['delta']._loaded_options = None
@@ -83,8 +95,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIRMRESERVATIONSREQUEST'].fields_by_name['names']._serialized_options = b'\342A\001\002\372A\032\n\030shopmesh.dev/Reservation\272HZ\222\001W\010\001\020d\030\001\"OrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
   _globals['_RELEASERESERVATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RELEASERESERVATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\032\n\030shopmesh.dev/Reservation\272HOrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+  _globals['_GETRESERVATIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETRESERVATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\032\n\030shopmesh.dev/Reservation\272HOrM2K^reservations/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._serialized_options = b'\220\002\001\322\265\030\002\010\001\202\323\344\223\002\035\022\033/v1/{name=products/*/stock}'
+  _globals['_INVENTORYSERVICE'].methods_by_name['BatchGetStock']._loaded_options = None
+  _globals['_INVENTORYSERVICE'].methods_by_name['BatchGetStock']._serialized_options = b'\220\002\001\322\265\030\002\010\001\202\323\344\223\002\024\022\022/v1/stock:batchGet'
+  _globals['_INVENTORYSERVICE'].methods_by_name['CheckStock']._loaded_options = None
+  _globals['_INVENTORYSERVICE'].methods_by_name['CheckStock']._serialized_options = b'\220\002\001\322\265\030\002\010\001\202\323\344\223\002\024\"\017/v1/stock:check:\001*'
+  _globals['_INVENTORYSERVICE'].methods_by_name['ListStock']._loaded_options = None
+  _globals['_INVENTORYSERVICE'].methods_by_name['ListStock']._serialized_options = b'\220\002\001\322\265\030\023\022\021inventory-manager\202\323\344\223\002\013\022\t/v1/stock'
   _globals['_INVENTORYSERVICE'].methods_by_name['AdjustStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['AdjustStock']._serialized_options = b'\220\002\002\322\265\030\023\022\021inventory-manager\202\323\344\223\002\'\"\"/v1/{name=products/*/stock}:adjust:\001*'
   _globals['_INVENTORYSERVICE'].methods_by_name['ReserveStock']._loaded_options = None
@@ -93,6 +113,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORYSERVICE'].methods_by_name['ConfirmReservations']._serialized_options = b'\220\002\002\322\265\030\007\032\005order'
   _globals['_INVENTORYSERVICE'].methods_by_name['ReleaseReservation']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['ReleaseReservation']._serialized_options = b'\220\002\002\322\265\030\007\032\005order'
+  _globals['_INVENTORYSERVICE'].methods_by_name['GetReservation']._loaded_options = None
+  _globals['_INVENTORYSERVICE'].methods_by_name['GetReservation']._serialized_options = b'\220\002\001\322\265\030\007\032\005order'
   _globals['_STOCK']._serialized_start=286
   _globals['_STOCK']._serialized_end=470
   _globals['_RESERVATION']._serialized_start=473
@@ -105,24 +127,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTOCKREQUEST']._serialized_end=1214
   _globals['_GETSTOCKRESPONSE']._serialized_start=1216
   _globals['_GETSTOCKRESPONSE']._serialized_end=1275
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1278
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1474
-  _globals['_ADJUSTSTOCKRESPONSE']._serialized_start=1476
-  _globals['_ADJUSTSTOCKRESPONSE']._serialized_end=1538
-  _globals['_RESERVESTOCKREQUEST']._serialized_start=1541
-  _globals['_RESERVESTOCKREQUEST']._serialized_end=1791
-  _globals['_RESERVESTOCKRESPONSE']._serialized_start=1793
-  _globals['_RESERVESTOCKRESPONSE']._serialized_end=1868
-  _globals['_CONFIRMRESERVATIONSREQUEST']._serialized_start=1871
-  _globals['_CONFIRMRESERVATIONSREQUEST']._serialized_end=2043
-  _globals['_CONFIRMRESERVATIONSRESPONSE']._serialized_start=2046
-  _globals['_CONFIRMRESERVATIONSRESPONSE']._serialized_end=2274
-  _globals['_CONFIRMRESERVATIONSRESPONSE_RESULT']._serialized_start=2149
-  _globals['_CONFIRMRESERVATIONSRESPONSE_RESULT']._serialized_end=2274
-  _globals['_RELEASERESERVATIONREQUEST']._serialized_start=2277
-  _globals['_RELEASERESERVATIONREQUEST']._serialized_end=2436
-  _globals['_RELEASERESERVATIONRESPONSE']._serialized_start=2438
-  _globals['_RELEASERESERVATIONRESPONSE']._serialized_end=2519
-  _globals['_INVENTORYSERVICE']._serialized_start=2522
-  _globals['_INVENTORYSERVICE']._serialized_end=3220
+  _globals['_BATCHGETSTOCKREQUEST']._serialized_start=1277
+  _globals['_BATCHGETSTOCKREQUEST']._serialized_end=1396
+  _globals['_BATCHGETSTOCKRESPONSE']._serialized_start=1398
+  _globals['_BATCHGETSTOCKRESPONSE']._serialized_end=1462
+  _globals['_CHECKSTOCKREQUEST']._serialized_start=1465
+  _globals['_CHECKSTOCKREQUEST']._serialized_end=1686
+  _globals['_CHECKSTOCKREQUEST_LINE']._serialized_start=788
+  _globals['_CHECKSTOCKREQUEST_LINE']._serialized_end=914
+  _globals['_CHECKSTOCKRESPONSE']._serialized_start=1689
+  _globals['_CHECKSTOCKRESPONSE']._serialized_end=1848
+  _globals['_CHECKSTOCKRESPONSE_LINE']._serialized_start=1770
+  _globals['_CHECKSTOCKRESPONSE_LINE']._serialized_end=1848
+  _globals['_LISTSTOCKREQUEST']._serialized_start=1850
+  _globals['_LISTSTOCKREQUEST']._serialized_end=1926
+  _globals['_LISTSTOCKRESPONSE']._serialized_start=1928
+  _globals['_LISTSTOCKRESPONSE']._serialized_end=2013
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=2016
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=2212
+  _globals['_ADJUSTSTOCKRESPONSE']._serialized_start=2214
+  _globals['_ADJUSTSTOCKRESPONSE']._serialized_end=2276
+  _globals['_RESERVESTOCKREQUEST']._serialized_start=2279
+  _globals['_RESERVESTOCKREQUEST']._serialized_end=2529
+  _globals['_RESERVESTOCKRESPONSE']._serialized_start=2531
+  _globals['_RESERVESTOCKRESPONSE']._serialized_end=2606
+  _globals['_CONFIRMRESERVATIONSREQUEST']._serialized_start=2609
+  _globals['_CONFIRMRESERVATIONSREQUEST']._serialized_end=2781
+  _globals['_CONFIRMRESERVATIONSRESPONSE']._serialized_start=2784
+  _globals['_CONFIRMRESERVATIONSRESPONSE']._serialized_end=3012
+  _globals['_CONFIRMRESERVATIONSRESPONSE_RESULT']._serialized_start=2887
+  _globals['_CONFIRMRESERVATIONSRESPONSE_RESULT']._serialized_end=3012
+  _globals['_RELEASERESERVATIONREQUEST']._serialized_start=3015
+  _globals['_RELEASERESERVATIONREQUEST']._serialized_end=3174
+  _globals['_RELEASERESERVATIONRESPONSE']._serialized_start=3176
+  _globals['_RELEASERESERVATIONRESPONSE']._serialized_end=3257
+  _globals['_GETRESERVATIONREQUEST']._serialized_start=3260
+  _globals['_GETRESERVATIONREQUEST']._serialized_end=3415
+  _globals['_GETRESERVATIONRESPONSE']._serialized_start=3417
+  _globals['_GETRESERVATIONRESPONSE']._serialized_end=3494
+  _globals['_INVENTORYSERVICE']._serialized_start=3497
+  _globals['_INVENTORYSERVICE']._serialized_end=4714
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,21 @@ class InventoryServiceStub:
                 request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetStockRequest.SerializeToString,
                 response_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetStockResponse.FromString,
                 _registered_method=True)
+        self.BatchGetStock = channel.unary_unary(
+                '/shop.inventory.v1.InventoryService/BatchGetStock',
+                request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.BatchGetStockRequest.SerializeToString,
+                response_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.BatchGetStockResponse.FromString,
+                _registered_method=True)
+        self.CheckStock = channel.unary_unary(
+                '/shop.inventory.v1.InventoryService/CheckStock',
+                request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.CheckStockRequest.SerializeToString,
+                response_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.CheckStockResponse.FromString,
+                _registered_method=True)
+        self.ListStock = channel.unary_unary(
+                '/shop.inventory.v1.InventoryService/ListStock',
+                request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ListStockRequest.SerializeToString,
+                response_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ListStockResponse.FromString,
+                _registered_method=True)
         self.AdjustStock = channel.unary_unary(
                 '/shop.inventory.v1.InventoryService/AdjustStock',
                 request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.AdjustStockRequest.SerializeToString,
@@ -60,6 +75,11 @@ class InventoryServiceStub:
                 request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationRequest.SerializeToString,
                 response_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationResponse.FromString,
                 _registered_method=True)
+        self.GetReservation = channel.unary_unary(
+                '/shop.inventory.v1.InventoryService/GetReservation',
+                request_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationRequest.SerializeToString,
+                response_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationResponse.FromString,
+                _registered_method=True)
 
 
 class InventoryServiceServicer:
@@ -67,7 +87,30 @@ class InventoryServiceServicer:
     """
 
     def GetStock(self, request, context):
-        """Gets the stock of one product. Refuses with NOT_FOUND/STOCK_NOT_FOUND.
+        """Gets the stock of one product, whether or not the catalogue still offers it. Refuses with NOT_FOUND/STOCK_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetStock(self, request, context):
+        """Gets the stock of several products, all or none (AIP-231). Refuses with NOT_FOUND/STOCK_NOT_FOUND naming the first
+        that is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckStock(self, request, context):
+        """Tells whether a cart could be had just now. Promises nothing: placing the order decides. What is not in stock is
+        an answer, and no refusal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStock(self, request, context):
+        """Lists all stock by product id, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,8 +118,9 @@ class InventoryServiceServicer:
 
     def AdjustStock(self, request, context):
         """Adds pieces to the stock of a product, or takes some out; the first adjustment creates the stock. The same
-        request_id again changes nothing. Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would
-        be left than are promised, and FAILED_PRECONDITION/REQUEST_ID_REUSED when the request_id made another adjustment.
+        request_id again changes nothing and answers with the stock as it is then, which others may have changed meanwhile.
+        Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would be left than are promised (the
+        request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made another adjustment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +151,13 @@ class InventoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReservation(self, request, context):
+        """Gets one reservation, in whatever state. Refuses with NOT_FOUND/RESERVATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InventoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +165,21 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.GetStock,
                     request_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetStockRequest.FromString,
                     response_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetStockResponse.SerializeToString,
+            ),
+            'BatchGetStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetStock,
+                    request_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.BatchGetStockRequest.FromString,
+                    response_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.BatchGetStockResponse.SerializeToString,
+            ),
+            'CheckStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckStock,
+                    request_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.CheckStockRequest.FromString,
+                    response_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.CheckStockResponse.SerializeToString,
+            ),
+            'ListStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStock,
+                    request_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ListStockRequest.FromString,
+                    response_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ListStockResponse.SerializeToString,
             ),
             'AdjustStock': grpc.unary_unary_rpc_method_handler(
                     servicer.AdjustStock,
@@ -134,6 +200,11 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.ReleaseReservation,
                     request_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationRequest.FromString,
                     response_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationResponse.SerializeToString,
+            ),
+            'GetReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReservation,
+                    request_deserializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationRequest.FromString,
+                    response_serializer=shop_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -164,6 +235,87 @@ class InventoryService:
             '/shop.inventory.v1.InventoryService/GetStock',
             shop_dot_inventory_dot_v1_dot_inventory__pb2.GetStockRequest.SerializeToString,
             shop_dot_inventory_dot_v1_dot_inventory__pb2.GetStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.inventory.v1.InventoryService/BatchGetStock',
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.BatchGetStockRequest.SerializeToString,
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.BatchGetStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.inventory.v1.InventoryService/CheckStock',
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.CheckStockRequest.SerializeToString,
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.CheckStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.inventory.v1.InventoryService/ListStock',
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.ListStockRequest.SerializeToString,
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.ListStockResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -272,6 +424,33 @@ class InventoryService:
             '/shop.inventory.v1.InventoryService/ReleaseReservation',
             shop_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationRequest.SerializeToString,
             shop_dot_inventory_dot_v1_dot_inventory__pb2.ReleaseReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.inventory.v1.InventoryService/GetReservation',
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationRequest.SerializeToString,
+            shop_dot_inventory_dot_v1_dot_inventory__pb2.GetReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,11 +17,22 @@ class InventoryServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.GetStockRequest, _inventory_pb2.GetStockResponse]
-    """Gets the stock of one product. Refuses with NOT_FOUND/STOCK_NOT_FOUND."""
+    """Gets the stock of one product, whether or not the catalogue still offers it. Refuses with NOT_FOUND/STOCK_NOT_FOUND."""
+    BatchGetStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.BatchGetStockRequest, _inventory_pb2.BatchGetStockResponse]
+    """Gets the stock of several products, all or none (AIP-231). Refuses with NOT_FOUND/STOCK_NOT_FOUND naming the first
+    that is missing.
+    """
+    CheckStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.CheckStockRequest, _inventory_pb2.CheckStockResponse]
+    """Tells whether a cart could be had just now. Promises nothing: placing the order decides. What is not in stock is
+    an answer, and no refusal.
+    """
+    ListStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ListStockRequest, _inventory_pb2.ListStockResponse]
+    """Lists all stock by product id, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
     AdjustStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.AdjustStockRequest, _inventory_pb2.AdjustStockResponse]
     """Adds pieces to the stock of a product, or takes some out; the first adjustment creates the stock. The same
-    request_id again changes nothing. Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would
-    be left than are promised, and FAILED_PRECONDITION/REQUEST_ID_REUSED when the request_id made another adjustment.
+    request_id again changes nothing and answers with the stock as it is then, which others may have changed meanwhile.
+    Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would be left than are promised (the
+    request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made another adjustment.
     """
     ReserveStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ReserveStockRequest, _inventory_pb2.ReserveStockResponse]
     """Holds stock for an order, all lines or none. The same lines under the same id renew the hold. Refuses with
@@ -35,6 +46,8 @@ class InventoryServiceStub:
     """
     ReleaseReservation: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ReleaseReservationRequest, _inventory_pb2.ReleaseReservationResponse]
     """Gives back what a reservation holds or has used. It can never be held again, also when it was not known before."""
+    GetReservation: _aio.UnaryUnaryMultiCallable[_inventory_pb2.GetReservationRequest, _inventory_pb2.GetReservationResponse]
+    """Gets one reservation, in whatever state. Refuses with NOT_FOUND/RESERVATION_NOT_FOUND."""
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Counts stock, and holds it for orders. What is promised is given back or used, never sold twice."""
@@ -45,7 +58,35 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_pb2.GetStockRequest,
         context: _aio.ServicerContext[_inventory_pb2.GetStockRequest, _abc.Awaitable[_inventory_pb2.GetStockResponse]],
     ) -> _abc.Awaitable[_inventory_pb2.GetStockResponse]:
-        """Gets the stock of one product. Refuses with NOT_FOUND/STOCK_NOT_FOUND."""
+        """Gets the stock of one product, whether or not the catalogue still offers it. Refuses with NOT_FOUND/STOCK_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def BatchGetStock(
+        self,
+        request: _inventory_pb2.BatchGetStockRequest,
+        context: _aio.ServicerContext[_inventory_pb2.BatchGetStockRequest, _abc.Awaitable[_inventory_pb2.BatchGetStockResponse]],
+    ) -> _abc.Awaitable[_inventory_pb2.BatchGetStockResponse]:
+        """Gets the stock of several products, all or none (AIP-231). Refuses with NOT_FOUND/STOCK_NOT_FOUND naming the first
+        that is missing.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckStock(
+        self,
+        request: _inventory_pb2.CheckStockRequest,
+        context: _aio.ServicerContext[_inventory_pb2.CheckStockRequest, _abc.Awaitable[_inventory_pb2.CheckStockResponse]],
+    ) -> _abc.Awaitable[_inventory_pb2.CheckStockResponse]:
+        """Tells whether a cart could be had just now. Promises nothing: placing the order decides. What is not in stock is
+        an answer, and no refusal.
+        """
+
+    @_abc_1.abstractmethod
+    def ListStock(
+        self,
+        request: _inventory_pb2.ListStockRequest,
+        context: _aio.ServicerContext[_inventory_pb2.ListStockRequest, _abc.Awaitable[_inventory_pb2.ListStockResponse]],
+    ) -> _abc.Awaitable[_inventory_pb2.ListStockResponse]:
+        """Lists all stock by product id, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
 
     @_abc_1.abstractmethod
     def AdjustStock(
@@ -54,8 +95,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inventory_pb2.AdjustStockRequest, _abc.Awaitable[_inventory_pb2.AdjustStockResponse]],
     ) -> _abc.Awaitable[_inventory_pb2.AdjustStockResponse]:
         """Adds pieces to the stock of a product, or takes some out; the first adjustment creates the stock. The same
-        request_id again changes nothing. Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would
-        be left than are promised, and FAILED_PRECONDITION/REQUEST_ID_REUSED when the request_id made another adjustment.
+        request_id again changes nothing and answers with the stock as it is then, which others may have changed meanwhile.
+        Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would be left than are promised (the
+        request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made another adjustment.
         """
 
     @_abc_1.abstractmethod
@@ -87,5 +129,13 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inventory_pb2.ReleaseReservationRequest, _abc.Awaitable[_inventory_pb2.ReleaseReservationResponse]],
     ) -> _abc.Awaitable[_inventory_pb2.ReleaseReservationResponse]:
         """Gives back what a reservation holds or has used. It can never be held again, also when it was not known before."""
+
+    @_abc_1.abstractmethod
+    def GetReservation(
+        self,
+        request: _inventory_pb2.GetReservationRequest,
+        context: _aio.ServicerContext[_inventory_pb2.GetReservationRequest, _abc.Awaitable[_inventory_pb2.GetReservationResponse]],
+    ) -> _abc.Awaitable[_inventory_pb2.GetReservationResponse]:
+        """Gets one reservation, in whatever state. Refuses with NOT_FOUND/RESERVATION_NOT_FOUND."""
 
 def add_InventoryServiceServicer_to_server(servicer: InventoryServiceServicer, server: _aio.Server) -> None: ...
