@@ -1,120 +1,140 @@
-"""Nobody gets in without the right token, at the edge and past it; nobody sees another customer's orders."""
+"""Nobody gets in without the right token, at the edge and past it; nobody sees what is another customer's.
 
-from collections.abc import Awaitable, Callable
+Tokens are Keycloak's own; tests/mesh/test_who_gets_in.py adds those that Keycloak never gives away.
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
+import httpx
 import pytest
-from google.type import money_pb2
-from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
-from shop.notification.v1 import notification_pb2, notification_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
-from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from tests.support.refused import outcome
+from services.refusals import PageTokenInvalid
+from tests.support.contract import Metadata, Rpc, rpcs
+from tests.support.forgery import forgeries
+from tests.support.rights import NOBODY, Caller, Token, Way, answers, deviations
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
+from tests.support.waiting import eventually
 
-type Metadata = tuple[tuple[str, str], ...]
-
-OK = grpc.StatusCode.OK
-DENIED = grpc.StatusCode.PERMISSION_DENIED
-UNKNOWN_CALLER = grpc.StatusCode.UNAUTHENTICATED
-
-
-def create(channel: grpc.aio.Channel, metadata: Metadata) -> Awaitable[Any]:
-    product = product_pb2.Product(display_name="Cup", price=money_pb2.Money(currency_code="EUR", units=3))
-    request = product_pb2.CreateProductRequest(product_id="rights-cup", product=product, request_id="rights-cup")
-    return product_pb2_grpc.ProductServiceStub(channel).CreateProduct(request, metadata=metadata, timeout=60)
+PEOPLE = {
+    "ann": {"customer"},
+    "bob": {"customer"},
+    "carol": {"catalog-manager", "inventory-manager"},
+    "oscar": {"operator"},
+}
+SERVICES = ("product", "inventory", "order", "notification")
 
 
-def adjust(channel: grpc.aio.Channel, metadata: Metadata) -> Awaitable[Any]:
-    request = inventory_pb2.AdjustStockRequest(name="products/rights-cup/stock", delta=1, request_id="rights-cup")
-    return inventory_pb2_grpc.InventoryServiceStub(channel).AdjustStock(request, metadata=metadata, timeout=60)
+async def callers(shop: Shop) -> list[Caller]:
+    """Everybody in the realm, and who would like to be."""
+    async with httpx.AsyncClient(base_url=shop.issuer, trust_env=False, timeout=60) as keycloak:
+
+        async def of_service(name: str) -> str:
+            secret = (shop.state / "secrets" / name).read_text()
+            form = {"grant_type": "client_credentials", "client_id": name, "client_secret": secret}
+            answer = await keycloak.post("/protocol/openid-connect/token", data=form)
+            return str(answer.raise_for_status().json()["access_token"])
+
+        keys = (await keycloak.get("/protocol/openid-connect/certs")).json()["keys"]
+        services = {name: await of_service(name) for name in SERVICES}
+    (public,) = [key for key in keys if key["use"] == "sig"]
+    people = {name: shop.token(name) for name in PEOPLE}
+    return [
+        NOBODY,
+        *(Caller(name, Token.BAD, text) for name, text in forgeries(people["ann"], public).items()),
+        *(Caller(name, Token.GOOD, people[name], frozenset(roles)) for name, roles in PEOPLE.items()),
+        *(Caller(f"the {name} service", Token.GOOD, text, client=name) for name, text in services.items()),
+    ]
 
 
-def list_orders(channel: grpc.aio.Channel, metadata: Metadata) -> Awaitable[Any]:
-    return order_pb2_grpc.OrderServiceStub(channel).ListOrders(
-        order_pb2.ListOrdersRequest(), metadata=metadata, timeout=60
-    )
+@pytest.fixture
+async def ways(shop: Shop, edge: grpc.aio.Channel) -> AsyncIterator[list[Way]]:
+    parts = shop.parts()
+    async with AsyncExitStack() as stack:
+        past = {
+            service: await stack.enter_async_context(grpc.aio.insecure_channel(str(parts[service]["address"])))
+            for service in SERVICES
+        }
+        yield [Way("at the edge", dict.fromkeys(SERVICES, edge), checked_by_envoy=True), Way("past Envoy", past)]
 
 
-def list_notifications(channel: grpc.aio.Channel, metadata: Metadata) -> Awaitable[Any]:
-    return notification_pb2_grpc.NotificationServiceStub(channel).ListNotifications(
-        notification_pb2.ListNotificationsRequest(), metadata=metadata, timeout=60
-    )
+async def test_everybody_may_what_the_contract_says_and_nothing_else(shop: Shop, ways: list[Way]) -> None:
+    matrix = await answers(ways, rpcs(), await callers(shop))
+
+    wrong = deviations(matrix)
+    assert not wrong, f"{len(wrong)} of {len(matrix)} calls:\n" + "\n".join(map(str, wrong))
 
 
-RIGHTS = [
-    ("ann", create, DENIED), ("ann", adjust, DENIED), ("ann", list_orders, OK), ("ann", list_notifications, OK),
-    ("bob", create, DENIED), ("bob", adjust, DENIED), ("bob", list_orders, OK), ("bob", list_notifications, OK),
-    ("carol", create, OK), ("carol", adjust, OK), ("carol", list_orders, DENIED), ("carol", list_notifications, DENIED),
-    ("oscar", create, DENIED), ("oscar", adjust, DENIED), ("oscar", list_orders, DENIED),
-    ("oscar", list_notifications, DENIED),
-]  # fmt: skip
-SERVICE_OF = {create: "product", adjust: "inventory", list_orders: "order", list_notifications: "notification"}
+# --- whose it is
 
 
-@pytest.mark.parametrize(("user", "call", "code"), RIGHTS)
-@pytest.mark.parametrize("door", ["edge", "past the edge"])
-async def test_each_demo_user_may_what_the_contract_says(
-    shop: Shop, bearer: Bearer, user: str, call: Callable[..., Awaitable[Any]], code: grpc.StatusCode, door: str
+def for_customers(field: str) -> list[Rpc]:
+    """The rpcs for customers that take this field."""
+    return [rpc for rpc in rpcs() if "customer" in rpc.roles and rpc.takes(field)]
+
+
+async def heard(edge: grpc.aio.Channel, rpc: Rpc, metadata: Metadata, **fields: object) -> tuple[object, ...]:
+    """All that a refused caller is told: code, message, details; but for the name that they asked for themselves."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rpc.call(edge, rpc.request(**fields).SerializeToString(), metadata, 60)
+    details = dict(refused.value.trailing_metadata())["grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    asked = str(fields.get("name", "")).encode()
+    return refused.value.code(), refused.value.details(), details.replace(asked, b"?") if asked else details
+
+
+async def placed(edge: grpc.aio.Channel, metadata: Metadata, request: order_pb2.PlaceOrderRequest) -> order_pb2.Order:
+    answer = await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(request, metadata=metadata, timeout=60)
+    return answer.order
+
+
+@pytest.mark.parametrize("rpc", for_customers("name"), ids=lambda rpc: rpc.method)
+async def test_what_is_anns_does_not_exist_for_bob(
+    edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked, rpc: Rpc
 ) -> None:
-    address = shop.edge if door == "edge" else shop.address(SERVICE_OF[call])
-    async with grpc.aio.insecure_channel(address) as channel:
-        got = await outcome(call(channel, bearer(user)))
+    order = await placed(edge, bearer("ann"), order_of(await stocked(1)))
+    nothing = f"orders/{uuid.uuid4()}"
+    more = {"etag": '"99"'} if rpc.takes("etag") else {}
 
-    assert got.code is code
-    if door != "edge" and code is DENIED:
-        assert got.reason == "ROLE_MISSING"
+    of_ann = await heard(edge, rpc, bearer("bob"), name=order.name, **more)
 
-
-def forged(token: str) -> str:
-    """The token of ann with another last character block in its signature."""
-    head, body, signature = token.split(".")
-    return f"{head}.{body}.{signature[:-8]}{'A' * 8}"
+    assert of_ann == await heard(edge, rpc, bearer("bob"), name=nothing, **more)
+    assert of_ann[0] is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("what", ["none", "garbage", "forged"])
-@pytest.mark.parametrize("door", ["edge", "past the edge"])
-async def test_without_a_good_token_nobody_gets_in(shop: Shop, what: str, door: str) -> None:
-    metadata: dict[str, Metadata] = {
-        "none": (),
-        "garbage": (("authorization", "Bearer garbage"),),
-        "forged": (("authorization", f"Bearer {forged(shop.token('ann'))}"),),
-    }
-    address = shop.edge if door == "edge" else shop.address("order")
-    async with grpc.aio.insecure_channel(address) as channel:
-        got = await outcome(list_orders(channel, metadata[what]))
-
-    assert got.code is UNKNOWN_CALLER
-    if door != "edge":
-        assert got.reason == "TOKEN_INVALID"
-
-
-async def test_what_only_order_may_do_is_not_routed_at_the_edge_and_refused_past_it(
-    shop: Shop, edge: grpc.aio.Channel, bearer: Bearer
+@pytest.mark.parametrize("rpc", for_customers("page_token"), ids=lambda rpc: rpc.method)
+async def test_a_list_is_its_readers_own_and_so_are_its_page_tokens(
+    edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked, rpc: Rpc
 ) -> None:
-    request = inventory_pb2.ReleaseReservationRequest(name="reservations/00000000-0000-0000-0000-000000000000")
+    thing = await stocked(3)
+    anns, *_ = [await placed(edge, bearer(who), order_of(thing)) for who in ("ann", "ann", "bob")]
 
-    def release(channel: grpc.aio.Channel) -> Awaitable[Any]:
-        return inventory_pb2_grpc.InventoryServiceStub(channel).ReleaseReservation(
-            request, metadata=bearer("carol"), timeout=60
+    async def read(who: str, page_size: int) -> Any:
+        return rpc.response.FromString(
+            await rpc.call(edge, rpc.request(page_size=page_size).SerializeToString(), bearer(who), 60)
         )
 
-    async with grpc.aio.insecure_channel(shop.address("inventory")) as past:
-        assert (await outcome(release(edge))).code is grpc.StatusCode.UNIMPLEMENTED
-        assert (await outcome(release(past))).code is DENIED
+    async def anns_next_page() -> str:
+        return str((await read("ann", 1)).next_page_token)
+
+    token = await eventually(anns_next_page, "ann has two of them")
+    refusal = await heard(edge, rpc, bearer("bob"), page_token=token)
+
+    assert (refusal[0], refusal[1]) == (grpc.StatusCode.INVALID_ARGUMENT, PageTokenInvalid.message)
+    assert anns.customer.encode() in (await read("ann", 100)).SerializeToString()
+    assert anns.customer.encode() not in (await read("bob", 100)).SerializeToString()
 
 
-async def test_bob_does_not_see_what_ann_ordered(edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked) -> None:
-    orders = order_pb2_grpc.OrderServiceStub(edge)
-    placed = await orders.PlaceOrder(order_of(await stocked(1)), metadata=bearer("ann"), timeout=60)
-    name = placed.order.name
+async def test_a_request_id_is_the_callers_own(edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked) -> None:
+    request = order_of(await stocked(2))
 
-    get = orders.GetOrder(order_pb2.GetOrderRequest(name=name), metadata=bearer("bob"), timeout=60)
+    anns = await placed(edge, bearer("ann"), request)
+    bobs = await placed(edge, bearer("bob"), request)
 
-    refusal = await outcome(get)
-    assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND")
-    listed = await list_orders(edge, bearer("bob"))
-    assert name not in [order.name for order in listed.orders]
+    assert anns.name != bobs.name
+    assert anns.customer != bobs.customer

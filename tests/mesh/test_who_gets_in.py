@@ -1,66 +1,38 @@
-"""Tokens and roles at the edge: Envoy's first check."""
+"""Nobody gets in without the right token, through Envoy and past it: the real services, and an issuer of our own.
 
-from collections.abc import Awaitable
+With its key we make what Keycloak never gives away: tokens that are expired, or for somebody else.
+tests/e2e/test_who_may_what.py asks the same with Keycloak's.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 
 import grpc
 import httpx
 import pytest
-from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
-from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from tests.support.issuer import Issuer, Key
-from tests.support.mesh import Mesh
+from tests.support.contract import Rpc, rpcs
+from tests.support.forgery import forgeries
+from tests.support.issuer import Issuer
+from tests.support.mesh import Mesh, running_mesh
+from tests.support.nats import running_nats
+from tests.support.postgres import Postgres
 from tests.support.refused import outcome
+from tests.support.rights import NOBODY, Answer, Caller, Token, Way, answers, deviations
+from tests.support.serving import ServiceProcess, running_service
 from tests.support.waiting import eventually
 
-OK, UNAUTHENTICATED, DENIED = (
-    grpc.StatusCode.OK,
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-)
-
-# What is sent, what an rpc for customers answers, what a public one answers, the HTTP status of the former.
-TOKENS = [
-    ("none", UNAUTHENTICATED, OK, 401),
-    ("good", OK, OK, 200),
-    ("garbage", UNAUTHENTICATED, UNAUTHENTICATED, 401),
-    ("expired", UNAUTHENTICATED, UNAUTHENTICATED, 401),
-    ("without expiry", UNAUTHENTICATED, UNAUTHENTICATED, 401),
-    ("of another realm", UNAUTHENTICATED, UNAUTHENTICATED, 401),
-    ("for another audience", DENIED, DENIED, 403),
-    ("forged with another key", UNAUTHENTICATED, UNAUTHENTICATED, 401),
-    ("without signature", UNAUTHENTICATED, UNAUTHENTICATED, 401),
-]
+SERVICES = ("product", "inventory", "order", "notification")
+ROLES = ("customer", "catalog-manager", "inventory-manager", "operator")
 ANN = ("ann", ["customer"])
-FORGER = Key("test-1")
-NOBODYS_TOKEN = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbm4ifQ."
 
 
-def token(issuer: Issuer, kind: str) -> str | None:
-    match kind:
-        case "good":
-            return issuer.token(*ANN)
-        case "garbage":
-            return "garbage"
-        case "expired":
-            return issuer.token(*ANN, exp=1_700_000_000)
-        case "without expiry":
-            return issuer.token(*ANN, exp=None)
-        case "of another realm":
-            return issuer.token(*ANN, iss="http://localhost:1/realms/other")
-        case "for another audience":
-            return issuer.token(*ANN, aud="another-api")
-        case "forged with another key":
-            return issuer.token(*ANN, key=FORGER)
-        case "without signature":
-            return NOBODYS_TOKEN
-        case _:
-            return None
-
-
-def bearer(token: str | None) -> list[tuple[str, str]]:
-    return [("authorization", f"Bearer {token}")] if token else []
+def bearer(token: str) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {token}")]
 
 
 async def keys_are_known(mesh: Mesh, edge: grpc.aio.Channel) -> None:
@@ -69,74 +41,126 @@ async def keys_are_known(mesh: Mesh, edge: grpc.aio.Channel) -> None:
     good = bearer(mesh.issuer.token(*ANN))
 
     async def look() -> bool:
-        return (await outcome(orders.ListOrders(order_pb2.ListOrdersRequest(), metadata=good))).code is OK
+        code = (await outcome(orders.ListOrders(order_pb2.ListOrdersRequest(), metadata=good))).code
+        return code is grpc.StatusCode.OK
 
     await eventually(look, "a good token is taken")
 
 
-@pytest.mark.parametrize(("kind", "for_customers", "public", "http"), TOKENS)
-async def test_a_token_opens_what_it_should(
-    mesh: Mesh,
-    edge: grpc.aio.Channel,
-    kind: str,
-    for_customers: grpc.StatusCode,
-    public: grpc.StatusCode,
-    http: int,
-) -> None:
-    await keys_are_known(mesh, edge)
-    sent = bearer(token(mesh.issuer, kind))
-    orders, products = order_pb2_grpc.OrderServiceStub(edge), product_pb2_grpc.ProductServiceStub(edge)
-
-    listed = await outcome(orders.ListOrders(order_pb2.ListOrdersRequest(), metadata=sent))
-    got = await outcome(products.GetProduct(product_pb2.GetProductRequest(name="products/mug"), metadata=sent))
-    async with httpx.AsyncClient(trust_env=False) as web:
-        rest = await web.get(f"http://{mesh.envoy.edge}/v1/orders", headers=dict(sent))
-
-    assert (listed.code, got.code, rest.status_code) == (for_customers, public, http)
-    if http != 200:
-        refusal = rest.json()
-        assert rest.headers["content-type"] == "application/json"
-        assert (refusal["code"], refusal["details"]) == (for_customers.value[0], [])
-        assert refusal["message"]
+# --- every rpc, every kind of token
 
 
-RIGHTS = [
-    ("customer", {"PlaceOrder"}),
-    ("catalog-manager", {"CreateProduct"}),
-    ("inventory-manager", {"AdjustStock"}),
-    ("operator", set[str]()),
-]
-
-
-@pytest.mark.parametrize(("role", "may"), RIGHTS)
-async def test_a_role_opens_its_rpcs_and_no_others(
-    mesh: Mesh, edge: grpc.aio.Channel, role: str, may: set[str]
-) -> None:
-    await keys_are_known(mesh, edge)
-    sent = bearer(mesh.issuer.token("somebody", ["offline_access", role]))
-
-    answers: dict[str, Awaitable[object]] = {
-        "PlaceOrder": order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(order_pb2.PlaceOrderRequest(), metadata=sent),
-        "CreateProduct": product_pb2_grpc.ProductServiceStub(edge).CreateProduct(
-            product_pb2.CreateProductRequest(), metadata=sent
-        ),
-        "AdjustStock": inventory_pb2_grpc.InventoryServiceStub(edge).AdjustStock(
-            inventory_pb2.AdjustStockRequest(), metadata=sent
-        ),
+def bad_tokens(issuer: Issuer) -> dict[str, str]:
+    """Of an issuer that we have the key of, and of those who have not."""
+    now = int(time.time())
+    return forgeries(issuer.token(*ANN), issuer.key.jwk) | {
+        "expired": issuer.token(*ANN, exp=now - 60),
+        "not yet valid": issuer.token(*ANN, nbf=now + 60),
+        "without expiry": issuer.token(*ANN, exp=None),
+        "of another realm": issuer.token(*ANN, iss="http://localhost:1/realms/other"),
     }
-    codes = {rpc: (await outcome(call)).code for rpc, call in answers.items()}
-
-    assert codes == {rpc: OK if rpc in may else DENIED for rpc in answers}
 
 
-async def test_rpcs_for_service_clients_have_no_way_in(mesh: Mesh, edge: grpc.aio.Channel) -> None:
+def callers(issuer: Issuer) -> list[Caller]:
+    """One for each thing that a rule may say, and for each that no rule lets in."""
+    elsewhere = issuer.token(*ANN, aud="another-api")
+    return [
+        NOBODY,
+        *(Caller(name, Token.BAD, text) for name, text in bad_tokens(issuer).items()),
+        Caller("for another audience", Token.FOR_ANOTHER_AUDIENCE, elsewhere),
+        Caller("no role", Token.GOOD, issuer.token("somebody")),
+        *(Caller(f"the {role}", Token.GOOD, issuer.token(role, [role]), frozenset({role})) for role in ROLES),
+        *(
+            Caller(f"the {name} service", Token.GOOD, issuer.token(f"service-account-{name}", client=name), client=name)
+            for name in SERVICES
+        ),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole_mesh() -> Iterator[Mesh]:
+    with running_mesh() as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+async def services(whole_mesh: Mesh, postgres: Postgres) -> AsyncIterator[dict[str, ServiceProcess]]:
+    """The four of the shop, as Envoy sends calls to them."""
+    with ExitStack() as stack:
+        nats = stack.enter_context(running_nats())
+
+        async def start(service: str) -> ServiceProcess:
+            running = running_service(
+                service,
+                database_url=await postgres.make(f"services.{service}"),
+                etcd=whole_mesh.etcd,
+                issuer=whole_mesh.issuer,
+                NATS_URL=nats.url,
+                MESH=whole_mesh.envoy.mesh,
+            )
+            # In threads: side by side.
+            return await asyncio.to_thread(stack.enter_context, running)
+
+        running = dict(zip(SERVICES, await asyncio.gather(*map(start, SERVICES)), strict=True))
+        await asyncio.gather(*(whole_mesh.healthy(service, 1) for service in SERVICES))
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def ways(whole_mesh: Mesh, services: dict[str, ServiceProcess]) -> AsyncIterator[list[Way]]:
+    async with AsyncExitStack() as stack:
+
+        async def channel(address: str, **options: str) -> grpc.aio.Channel:
+            named = [(f"grpc.{name}", value) for name, value in options.items()]
+            return await stack.enter_async_context(grpc.aio.insecure_channel(address, options=named))
+
+        edge = await channel(whole_mesh.envoy.edge)
+        await keys_are_known(whole_mesh, edge)
+        yield [
+            Way("at the edge", dict.fromkeys(SERVICES, edge), checked_by_envoy=True),
+            Way("between services", {
+                service: await channel(whole_mesh.envoy.mesh, default_authority=service) for service in SERVICES
+            }),
+            Way("past Envoy", {service: await channel(process.address) for service, process in services.items()}),
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+async def matrix(ways: list[Way], whole_mesh: Mesh) -> list[Answer]:
+    return await answers(ways, rpcs(), callers(whole_mesh.issuer))
+
+
+async def test_every_rpc_lets_in_whom_its_rule_names_and_nobody_else(matrix: list[Answer]) -> None:
+    wrong = deviations(matrix)
+    assert not wrong, f"{len(wrong)} of {len(matrix)} calls:\n" + "\n".join(map(str, wrong))
+
+
+@pytest.mark.parametrize("rpc", rpcs(), ids=lambda rpc: rpc.method)
+async def test_an_rpc_that_kept_any_other_rule_would_be_found_out(matrix: list[Answer], rpc: Rpc) -> None:
+    others = [
+        rpc.under(public=True),
+        *(rpc.under(roles=[role]) for role in ROLES),
+        *(rpc.under(clients=[client]) for client in SERVICES),
+    ]
+    for other in others:
+        under_other = [replace(answer, rpc=other) for answer in matrix if answer.rpc == rpc]
+        assert bool(deviations(under_other)) == (other != rpc), other
+
+
+# --- what Envoy says to browsers, and passes on
+
+
+async def test_a_bad_token_is_refused_in_json_over_rest(mesh: Mesh, edge: grpc.aio.Channel) -> None:
     await keys_are_known(mesh, edge)
-    sent = bearer(mesh.issuer.token("service-account-order", client="order"))
-    inventory = inventory_pb2_grpc.InventoryServiceStub(edge)
+    tokens = bad_tokens(mesh.issuer) | {"for another audience": mesh.issuer.token(*ANN, aud="another-api")}
+    async with httpx.AsyncClient(base_url=f"http://{mesh.envoy.edge}", trust_env=False) as web:
+        for name, token in tokens.items():
+            refused = await web.get("/v1/orders", headers=dict(bearer(token)))
 
-    refused = await outcome(inventory.ReserveStock(inventory_pb2.ReserveStockRequest(), metadata=sent))
-
-    assert refused.code is grpc.StatusCode.UNIMPLEMENTED
+            status, code = (403, 7) if name == "for another audience" else (401, 16)
+            assert (refused.status_code, refused.headers["content-type"]) == (status, "application/json"), name
+            assert refused.json() | {"message": ""} == {"code": code, "message": "", "details": []}, name
+            assert refused.json()["message"], name
 
 
 async def test_the_token_goes_on_to_the_service(mesh: Mesh, edge: grpc.aio.Channel) -> None:

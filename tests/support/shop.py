@@ -64,6 +64,10 @@ class Shop:
     def mail(self) -> str:
         return f"http://127.0.0.1:{self.ports['mail']}"
 
+    @property
+    def issuer(self) -> str:
+        return f"http://localhost:{self.ports['keycloak']}/realms/shop"
+
     def database(self, service: str) -> str:
         return f"postgresql://audit@127.0.0.1:{self.ports['postgres']}/{service}"
 
