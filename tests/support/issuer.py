@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import override
 from urllib.parse import parse_qs
@@ -14,14 +15,15 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from jose import jwt
+from jose import jwk, jwt
+from jose.backends.base import Key as SigningKey
 
 AUDIENCE = "shop-api"
 REALM = "/realms/shop"
 LIFESPAN_S = 300
 
 
-@dataclass(slots=True)
+@dataclass
 class Key:
     """An RSA key pair under its `kid`."""
 
@@ -33,6 +35,11 @@ class Key:
         return self.private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode()
+
+    @cached_property
+    def signing(self) -> SigningKey:
+        """Taken from the PEM once: that takes as long as ten signatures."""
+        return jwk.construct(self.pem, "RS256")
 
     @property
     def jwk(self) -> dict[str, str]:
@@ -90,7 +97,7 @@ class Issuer:
         }
         claims = {name: value for name, value in (claims | overrides).items() if value is not None}
         signer = key or self.key
-        return jwt.encode(claims, signer.pem, "RS256", headers={"kid": signer.kid})
+        return jwt.encode(claims, signer.signing, "RS256", headers={"kid": signer.kid})
 
 
 @contextmanager

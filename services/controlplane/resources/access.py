@@ -47,6 +47,8 @@ RBAC = "envoy.filters.http.rbac"
 
 _PROVIDER = "issuer"
 _PAYLOAD = "jwt"
+SUBJECT = (_PAYLOAD, "sub")
+"""Where in the dynamic metadata of JWT_AUTHN the caller's id is."""
 _NEEDED = "needed"
 _OPTIONAL = "optional"
 

@@ -30,7 +30,8 @@ from services.controlplane.contract import Contract
 from services.controlplane.resources.access import JWT_AUTHN, RBAC, jwt_filter, rbac_filter
 from services.controlplane.resources.clusters import ADS, JWKS, OTLP
 from services.controlplane.resources.encoding import NEVER, address, packed
-from services.controlplane.resources.replies import access_logs, local_replies
+from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
+from services.controlplane.resources.replies import access_logs, door_noted, local_replies
 from services.controlplane.resources.routes import CORS, EDGE, MESH
 from services.controlplane.resources.surroundings import HostPort, Surroundings
 from services.controlplane.snapshot import Kind, Resource
@@ -47,10 +48,12 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
         _filter("envoy.filters.http.grpc_json_transcoder", _transcoder(contract)),
         _filter(JWT_AUTHN, jwt_filter(surroundings)),
         _filter(RBAC, rbac_filter()),
+        _filter(LOCAL_RATELIMIT, limits_filter()),
         _filter("envoy.filters.http.router", Router()),
     ]
     manager = _manager(EDGE, filters)
     manager.local_reply_config = local_replies()
+    manager.early_header_mutation_extensions = [door_noted()]
     # Callers are who they connect from, whatever their headers say.
     manager.use_remote_address = True
     manager.normalize_path = True

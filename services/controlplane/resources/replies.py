@@ -10,33 +10,61 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     OrFilter,
     StatusCodeFilter,
 )
-from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    RuntimeUInt32,
+    SubstitutionFormatString,
+    TypedExtensionConfig,
+)
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     LocalReplyConfig,
     ResponseMapper,
 )
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from services.controlplane.resources.encoding import Json, packed, struct
+from services.controlplane.resources.encoding import Json, extension, packed, struct
 
 GRPC_CODE = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 431: 8, 502: 14, 503: 14, 504: 14}
 """google.rpc.Code beside the HTTP status of Envoy's own replies; everything else is UNKNOWN."""
 _UNKNOWN = 2
+# Where Envoy's own words say little, and where over gRPC-web it would guess another code from the HTTP status.
+_WORDS = {
+    413: "The request is larger than 4 MiB.",
+    429: "Too many calls: come back when the seconds of retry-after have passed.",
+    431: "The headers are larger than 16 KiB, or more than 100.",
+}
+DOOR = "x-shopmesh-content-type"
+"""The content-type that the caller sent: by the time of a reply, the filters have made one of all doors."""
+
+
+def door_noted() -> TypedExtensionConfig:
+    """Writes DOOR into every request, over whatever the caller put there."""
+    noted = Mutation(
+        append=HeaderValueOption(
+            header=HeaderValue(key=DOOR, value="%REQ(CONTENT-TYPE)%"),
+            append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+            keep_empty_value=True,
+        )
+    )
+    return extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=[noted]))
 
 
 def local_replies() -> LocalReplyConfig:
-    """Envoy's refusals over REST in the shape of all others. Over gRPC and gRPC-web Envoy writes trailers by itself."""
+    """Envoy's refusals: over REST in the shape of all others, and everywhere with the right code and a message."""
     return LocalReplyConfig(
         mappers=[
-            ResponseMapper(
-                filter=AccessLogFilter(and_filter=AndFilter(filters=[_rest(), _status(status)])),
-                body_format_override=_body(code),
-            )
-            for status, code in GRPC_CODE.items()
+            *(_trailers(_both(_grpc_web(), _status(status)), GRPC_CODE[status], say) for status, say in _WORDS.items()),
+            *(_text(_both(_grpc(), _status(status)), say) for status, say in _WORDS.items()),
+            *(_json(_both(_rest(), _status(status)), code, _WORDS.get(status)) for status, code in GRPC_CODE.items()),
+            _json(_rest(), _UNKNOWN),
         ]
-        + [ResponseMapper(filter=_rest(), body_format_override=_body(_UNKNOWN))]
     )
 
 
@@ -85,6 +113,10 @@ def _grpc() -> AccessLogFilter:
     return AccessLogFilter(and_filter=AndFilter(filters=[_grpc_type(wanted=True), _transcoded(wanted=False)]))
 
 
+def _grpc_web() -> AccessLogFilter:
+    return _header(HeaderMatcher(name=DOOR, string_match=StringMatcher(prefix="application/grpc-web")))
+
+
 def _grpc_type(*, wanted: bool) -> AccessLogFilter:
     return _header(
         HeaderMatcher(
@@ -111,5 +143,35 @@ def _status(status: int) -> AccessLogFilter:
     return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=comparison))
 
 
-def _body(code: int) -> SubstitutionFormatString:
-    return SubstitutionFormatString(json_format=struct({"code": code, "message": "%LOCAL_REPLY_BODY%", "details": []}))
+def _both(one: AccessLogFilter, other: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(and_filter=AndFilter(filters=[one, other]))
+
+
+def _json(of: AccessLogFilter, code: int, message: str | None = None) -> ResponseMapper:
+    body = struct({"code": code, "message": message or "%LOCAL_REPLY_BODY%", "details": []})
+    return ResponseMapper(filter=of, body_format_override=SubstitutionFormatString(json_format=body))
+
+
+def _text(of: AccessLogFilter, message: str) -> ResponseMapper:
+    """For gRPC, where the text becomes grpc-message."""
+    return ResponseMapper(filter=of, body_format_override=_plain(message))
+
+
+def _trailers(of: AccessLogFilter, code: int, message: str) -> ResponseMapper:
+    """For gRPC-web: trailers without a message stand among the headers."""
+    return ResponseMapper(
+        filter=of,
+        status_code=200,
+        headers_to_add=[
+            HeaderValueOption(
+                header=HeaderValue(key=name, value=value),
+                append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+            )
+            for name, value in {"grpc-status": str(code), "grpc-message": message}.items()
+        ],
+        body_format_override=_plain("", content_type="application/grpc-web+proto"),
+    )
+
+
+def _plain(text: str, content_type: str = "") -> SubstitutionFormatString:
+    return SubstitutionFormatString(text_format_source=DataSource(inline_string=text), content_type=content_type)

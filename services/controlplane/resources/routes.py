@@ -20,12 +20,15 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
 from envoy_data_plane.google.protobuf import Any
+from google.protobuf import duration_pb2
 from mesh.v1 import policy_pb2
 
 from services.controlplane.contract import Contract, Rpc
 from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
 from services.controlplane.resources.clusters import CONTROL_PLANE
 from services.controlplane.resources.encoding import NEVER, packed
+from services.controlplane.resources.limits import by_address, by_user, limits
+from services.controlplane.resources.replies import DOOR
 from services.controlplane.snapshot import Kind, Resource
 
 EDGE = "edge"
@@ -39,6 +42,10 @@ ANSWERED_HERE = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
 """What the control plane answers for all services together."""
+# Whoever asks too much must not keep it from its work. A control plane has no policy that could say other figures.
+_OWN_LIMIT = policy_pb2.RateLimit(
+    address=policy_pb2.TokenBucket(calls=200, per=duration_pb2.Duration(seconds=1), burst=400)
+)
 
 # The request may have been carried out: for idempotent rpcs only. A per-try timeout counts as a reset.
 _AFTER_ANY_BREAK = "reset,connect-failure,refused-stream"
@@ -59,6 +66,7 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
             name=rpc.path,
             match=RouteMatch(path=rpc.path),
             route=_to(rpc.service, _retries(rpc, policies[rpc.service].retries, EDGE)),
+            metadata=(by_address if rpc.public else by_user)(rpc.service, policies[rpc.service].rate_limit),
             typed_per_filter_config=for_anybody() if rpc.public else for_roles(rpc.roles),
             tracing=_tracing(sampling[rpc.service]),
         )
@@ -69,12 +77,20 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
             name=path,
             match=RouteMatch(path=path),
             route=_to(CONTROL_PLANE, None),
+            metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
             typed_per_filter_config=for_anybody(),
         )
         for path in ANSWERED_HERE
     ]
     routes += [_rest(rpc, pattern, sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
-    host = VirtualHost(name=EDGE, domains=["*"], routes=routes, typed_per_filter_config=_cors())
+    rate_limits = {service: policy.rate_limit for service, policy in policies.items()}
+    host = VirtualHost(
+        name=EDGE,
+        domains=["*"],
+        routes=routes,
+        request_headers_to_remove=[DOOR],
+        typed_per_filter_config=_cors() | limits(rate_limits | {CONTROL_PLANE: _OWN_LIMIT}),
+    )
     needs = frozenset((Kind.CLUSTER, rpc.service) for rpc in rpcs)
     return Resource(Kind.ROUTES, EDGE, bytes(RouteConfiguration(name=EDGE, virtual_hosts=[host])), needs)
 
@@ -183,7 +199,7 @@ def _cors() -> dict[str, Any]:
                 allow_methods="GET, POST, PUT, PATCH, DELETE, OPTIONS",
                 allow_headers="authorization, content-type, grpc-timeout, traceparent, tracestate, x-grpc-web, "
                 "x-user-agent",
-                expose_headers="grpc-status, grpc-message, grpc-status-details-bin",
+                expose_headers="grpc-status, grpc-message, grpc-status-details-bin, retry-after",
                 max_age="86400",
             )
         )

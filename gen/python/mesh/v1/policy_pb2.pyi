@@ -29,6 +29,7 @@ class Policy(_message.Message):
     CIRCUIT_BREAKER_FIELD_NUMBER: _builtins.int
     EJECTION_FIELD_NUMBER: _builtins.int
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def retries(self) -> Global___Retries:
         """What is tried again, and how much of it."""
@@ -45,6 +46,10 @@ class Policy(_message.Message):
     def health_check(self) -> Global___HealthCheck:
         """How Envoy finds out by itself that an instance takes calls."""
 
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimit:
+        """How often anybody outside may call."""
+
     def __init__(
         self,
         *,
@@ -52,10 +57,11 @@ class Policy(_message.Message):
         circuit_breaker: Global___CircuitBreaker | None = ...,
         ejection: Global___Ejection | None = ...,
         health_check: Global___HealthCheck | None = ...,
+        rate_limit: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_retries", b"_retries", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "retries", b"retries"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_rate_limit", b"_rate_limit", "_retries", b"_retries", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "rate_limit", b"rate_limit", "retries", b"retries"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_retries", b"_retries", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "retries", b"retries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_rate_limit", b"_rate_limit", "_retries", b"_retries", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "rate_limit", b"rate_limit", "retries", b"retries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__circuit_breaker: _TypeAlias = _typing.Literal["circuit_breaker"]  # noqa: Y015
     _WhichOneofArgType__circuit_breaker: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker"]  # noqa: Y015
@@ -63,6 +69,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__ejection: _TypeAlias = _typing.Literal["_ejection", b"_ejection"]  # noqa: Y015
     _WhichOneofReturnType__health_check: _TypeAlias = _typing.Literal["health_check"]  # noqa: Y015
     _WhichOneofArgType__health_check: _TypeAlias = _typing.Literal["_health_check", b"_health_check"]  # noqa: Y015
+    _WhichOneofReturnType__rate_limit: _TypeAlias = _typing.Literal["rate_limit"]  # noqa: Y015
+    _WhichOneofArgType__rate_limit: _TypeAlias = _typing.Literal["_rate_limit", b"_rate_limit"]  # noqa: Y015
     _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
     _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
     @_typing.overload
@@ -71,6 +79,8 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ejection) -> _WhichOneofReturnType__ejection | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__health_check) -> _WhichOneofReturnType__health_check | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_limit) -> _WhichOneofReturnType__rate_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
 
@@ -271,3 +281,87 @@ class HealthCheck(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unhealthy_threshold) -> _WhichOneofReturnType__unhealthy_threshold | None: ...
 
 Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    """Limits at the edge, per Envoy. A call beyond them is answered RESOURCE_EXHAUSTED (429 over REST) with `retry-after`;
+    nothing of it reaches the service. Calls between services are not limited. A changed policy fills all buckets.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___TokenBucket:
+        """For each person, by the claim `sub` of the token: one bucket for all rpcs of the service that need a token."""
+
+    @_builtins.property
+    def address(self) -> Global___TokenBucket:
+        """For each address that calls come from, an IPv6 network of 64 bits counting as one: one bucket for all public rpcs of
+        the service, with or without a token.
+        """
+
+    def __init__(
+        self,
+        *,
+        user: Global___TokenBucket | None = ...,
+        address: Global___TokenBucket | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_user", b"_user", "address", b"address", "user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_user", b"_user", "address", b"address", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__address: _TypeAlias = _typing.Literal["address"]  # noqa: Y015
+    _WhichOneofArgType__address: _TypeAlias = _typing.Literal["_address", b"_address"]  # noqa: Y015
+    _WhichOneofReturnType__user: _TypeAlias = _typing.Literal["user"]  # noqa: Y015
+    _WhichOneofArgType__user: _TypeAlias = _typing.Literal["_user", b"_user"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__address) -> _WhichOneofReturnType__address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user) -> _WhichOneofReturnType__user | None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
+
+@_typing.final
+class TokenBucket(_message.Message):
+    """Every call takes a token; an empty bucket refuses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    """So many tokens come back every `per`, evenly; up to 1,000,000. 0 lifts the limit."""
+    burst: _builtins.int
+    """So many tokens the bucket holds; 1 to 1,000,000."""
+    @_builtins.property
+    def per(self) -> _duration_pb2.Duration:
+        """50 ms to 1 h."""
+
+    def __init__(
+        self,
+        *,
+        calls: _builtins.int | None = ...,
+        per: _duration_pb2.Duration | None = ...,
+        burst: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_burst", b"_burst", "_calls", b"_calls", "_per", b"_per", "burst", b"burst", "calls", b"calls", "per", b"per"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_burst", b"_burst", "_calls", b"_calls", "_per", b"_per", "burst", b"burst", "calls", b"calls", "per", b"per"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__burst: _TypeAlias = _typing.Literal["burst"]  # noqa: Y015
+    _WhichOneofArgType__burst: _TypeAlias = _typing.Literal["_burst", b"_burst"]  # noqa: Y015
+    _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
+    _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
+    _WhichOneofReturnType__per: _TypeAlias = _typing.Literal["per"]  # noqa: Y015
+    _WhichOneofArgType__per: _TypeAlias = _typing.Literal["_per", b"_per"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__burst) -> _WhichOneofReturnType__burst | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls) -> _WhichOneofReturnType__calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per) -> _WhichOneofReturnType__per | None: ...
+
+Global___TokenBucket: _TypeAlias = TokenBucket  # noqa: Y015
