@@ -117,6 +117,8 @@ def _text(written: str) -> str:
 
 def _price(written: str) -> tuple[str, int]:
     currency, nanos = _text(written).split(" ")
+    if not 0 <= int(nanos) < 2**63:
+        raise ValueError("no price that PostgreSQL holds")
     return currency, int(nanos)
 
 

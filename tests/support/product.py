@@ -1,9 +1,12 @@
-"""The catalogue in memory, for tests; the same suite runs against this and against SQL."""
+"""The catalogue in memory, for tests, against which the same suite runs as against SQL; and what is said of a mug."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+from google.type.money_pb2 import Money
+from shop.product.v1 import product_pb2 as pb
 
 from services.product.domain import Description, Listing, Place, Product, ProductExists, ProductNotFound
 from services.refusals import RequestIdReused
@@ -59,3 +62,31 @@ class MemoryCatalog:
 def _has(product: Product, words: Sequence[str]) -> bool:
     said = f"{product.description.display_name} {product.description.text}".lower().split()
     return all(word.lower() in said for word in words)
+
+
+def euros(units: int, nanos: int = 0) -> Money:
+    return Money(currency_code="EUR", units=units, nanos=nanos)
+
+
+MUG = pb.Product(
+    display_name="Mug", description="Holds tea.", price=euros(12, 500_000_000), image_uri="https://example.com/mug.png"
+)
+
+
+def create(id: str, product: pb.Product = MUG, request_id: str = "") -> pb.CreateProductRequest:
+    return pb.CreateProductRequest(product_id=id, product=product, request_id=request_id or id)
+
+
+def but(**fields: object) -> pb.Product:
+    """The mug, but for these."""
+    product = pb.Product(**fields)  # type: ignore[arg-type]
+    said = pb.Product()
+    said.CopyFrom(MUG)
+    for name in fields:
+        said.ClearField(name)  # type: ignore[arg-type]
+    said.MergeFrom(product)
+    return said
+
+
+def ids(products: Sequence[pb.Product]) -> list[str]:
+    return [product.name.removeprefix("products/") for product in products]

@@ -5,10 +5,10 @@ from shop.product.v1 import product_pb2 as pb
 from shop.product.v1.product_pb2_grpc import ProductServiceStub
 
 from services.chassis.etcd import Etcd
-from tests.component.product.test_answering_calls import create
 from tests.support.etcd import EtcdServer
 from tests.support.issuer import running_issuer
 from tests.support.postgres import Postgres
+from tests.support.product import create
 from tests.support.serving import bearing, running_service
 from tests.support.waiting import eventually
 

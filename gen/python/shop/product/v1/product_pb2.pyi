@@ -194,7 +194,7 @@ class ListProductsRequest(_message.Message):
     """`next_page_token` of the page before; empty for the first page. All that follows must be as it was for that page."""
     query: _builtins.str
     """Only products that have all of these words, separated by spaces: in any English form in their name or description
-    ("knives" finds "knife"), or nearly so in their name ("grindr" finds "grinder"). Words such as "the" do not count.
+    ("cups" finds "cup"), or nearly so in their name ("grindr" finds "grinder"). Words such as "the" do not count.
     It filters and never ranks; up to 100 characters, none of them NUL.
     """
     order_by: _builtins.str
