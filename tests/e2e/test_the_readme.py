@@ -1,4 +1,4 @@
-"""The README's tour, as printed, with the ports of this shop in place of the usual ones."""
+"""What the documents tell a reader to type, as printed, with the ports of this shop in place of the usual ones."""
 
 import asyncio
 import os
@@ -13,34 +13,35 @@ import pytest
 from tests.support.shop import Shop
 from tests.support.waiting import DEADLINE_S
 
-README = Path(__file__).parents[2] / "README.md"
+CHECKOUT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="the README needs curl")
 
 
-def tour() -> list[str]:
-    """The blocks of shell commands under "A tour"."""
-    (section,) = re.findall(r"^## A tour\n(.*?)^## ", README.read_text(), re.MULTILINE | re.DOTALL)
+def commands(title: str, document: str = "README.md") -> list[str]:
+    """The blocks of shell commands under a title."""
+    (section,) = re.findall(rf"^## {title}\n(.*?)^## ", (CHECKOUT / document).read_text(), re.MULTILINE | re.DOTALL)
     return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
-async def walked(shop: Shop, commands: str) -> str:
+async def walked(shop: Shop, script: str) -> str:
     """What one shell says to all of it, stopping at the first command that fails."""
-    for usual, port in {"8080": "edge", "8025": "mail"}.items():
-        commands = commands.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{shop.ports[port]}")
-    commands = commands.replace(".venv/bin/", f"{Path(sysconfig.get_path('scripts'))}/")
+    for usual, port in {"127.0.0.1:8080": "edge", "127.0.0.1:8025": "mail", "localhost:8180": "keycloak"}.items():
+        script = script.replace(usual, f"{usual.partition(':')[0]}:{shop.ports[port]}")
+    script = script.replace(".venv/bin/", f"{Path(sysconfig.get_path('scripts'))}/")
     if not shutil.which("grpcurl"):
-        commands = re.sub(r"^grpcurl .*\n", "", commands, flags=re.MULTILINE)
+        script = re.sub(r"^grpcurl .*\n", "", script, flags=re.MULTILINE)
+    told = {"SHOPMESH_STATE": shop.state, "SHOPMESH_CLIENT_SECRET_FILE": shop.state / "secrets" / "order"}
     shell = await asyncio.create_subprocess_exec(
-        "bash", "-ec", commands,
-        env={**os.environ, "SHOPMESH_STATE": str(shop.state)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        "bash", "-ec", script, env=os.environ | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     said, _ = await asyncio.wait_for(shell.communicate(), DEADLINE_S)
     assert shell.returncode == 0, said.decode()
     return said.decode()
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="the tour needs curl")
 async def test_the_tour_works_as_printed(shop: Shop) -> None:
-    demo, *by_hand, looking = tour()
+    demo, *by_hand, looking = commands("A tour")
 
     told = await walked(shop, demo)
     (id, *_) = re.findall(r"orders/([0-9a-f-]{36})", told)
@@ -51,3 +52,29 @@ async def test_the_tour_works_as_printed(shop: Shop) -> None:
     for word in ("OUT_OF_STOCK", "ann@example.com", '"code":16'):
         assert word in said.replace(" ", ""), said
     assert "CONFIRMED" in seen
+
+
+async def test_the_recipes_work_as_printed(shop: Shop) -> None:
+    said = await walked(shop, "\n".join(commands("Three doors")))
+
+    for word in (
+        '"displayName":"Blue Mug"', '"inStock":true', '"state":"STATE_CANCELLED"', '"description": "Malty."',
+        '"archived": true', '"displayName": "Blue Mug"', "products/blue-mug", "grpc-status:0",
+    ):  # fmt: skip
+        assert word in said, said
+    assert "details" not in said, f"one of them was refused: {said}"
+
+
+@pytest.mark.skipif(not shutil.which("grpcurl"), reason="grpcurl is not installed")
+async def test_the_recipes_of_grpcurl_tell_what_they_should(shop: Shop) -> None:
+    (block,) = [block for block in commands("Three doors") if "grpcurl" in block]
+
+    said = await walked(shop, block)
+
+    for word in ("shop.order.v1.OrderService", "rpc CancelOrder", '"status": "SERVING"', '"products/blue-mug"'):
+        assert word in said, said
+
+
+async def test_people_and_services_get_tokens_as_the_api_document_says(shop: Shop) -> None:
+    for block in commands("Tokens", "docs/api.md"):
+        assert '"access_token":' in await walked(shop, block)

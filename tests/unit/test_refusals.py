@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import services
-from services.chassis.errors import code_of, to_status
+from services.chassis.errors import code_of, deadline_exceeded, internal, reason_of, to_status
 from services.refusals import Refusal
 
-PROTOS = Path(__file__).parents[2] / "protos" / "shop"
+CHECKOUT = Path(__file__).parents[2]
+PROTOS = CHECKOUT / "protos" / "shop"
 SERVICES = sorted(folder.name for folder in PROTOS.iterdir())
 
 SHARED = {"OUT_OF_STOCK", "PRODUCT_NOT_FOUND", "RESERVATION_NOT_FOUND", "RESERVATION_RELEASED"}
@@ -21,6 +22,9 @@ SHARED = {"OUT_OF_STOCK", "PRODUCT_NOT_FOUND", "RESERVATION_NOT_FOUND", "RESERVA
 
 NEVER_ANSWERED = {"order": {"RESERVATION_NOT_FOUND", "RESERVATION_RELEASED"}}
 """Only the settler meets these, and no caller of its service."""
+
+BESIDE_CALLS = {"UNAVAILABLE/BUS_UNAVAILABLE", "UNAVAILABLE/ETCD_UNAVAILABLE"}
+"""Work that no caller waits for meets these."""
 
 
 def below(above: type[Refusal]) -> Iterator[type[Refusal]]:
@@ -78,3 +82,16 @@ def test_a_contract_names_what_its_service_answers_and_nothing_else(service: str
     known = {answer(refusal) for refusal in REFUSALS}
 
     assert own(service) <= named(service) <= known
+
+
+def test_the_readme_tells_callers_what_to_do_about_every_answer_and_nothing_else() -> None:
+    foreseen = {answer(refusal) for refusal in REFUSALS} - BESIDE_CALLS
+    last_words = {
+        f"{code_of(said).name}/{reason_of(said)}" for said in (internal("shop", "1"), deadline_exceeded("shop"))
+    }
+
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| ([A-Z_]+) \| .+ \| .+ \|$", (CHECKOUT / "README.md").read_text(), re.MULTILINE
+    )
+
+    assert sorted(f"{code}/{reason}" for reason, code in rows) == sorted(foreseen | last_words)
