@@ -1,7 +1,8 @@
 """The page for people, and Mailpit's API for programs.
 
-Mails are what strangers wrote: all of it is escaped, and no script, frame or picture loads. A page of another site must
-not read them through the reader's browser either, so only names of this machine are answered (DNS rebinding).
+Mails are what strangers wrote: headers and text are escaped, HTML is shown in a sandbox of its own, and neither loads
+anything. A page of another site must not read them through the reader's browser, so only names of this machine are
+answered (DNS rebinding).
 """
 
 from collections.abc import Collection
@@ -23,13 +24,19 @@ from services.mailbox.shelf import Shelf
 
 PAGE_OF_MAILPIT = 50
 ON_THE_PAGE = 100
-# The stylesheet is the only thing that a page loads.
+# The stylesheet and the frame with a mail's HTML are the only things that a page loads.
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; frame-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+}
+# A mail's HTML is a document of nobody: no script, no form, no way out of its frame, and colours and pictures only that
+# it brings itself.
+SANDBOX = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 }
 
 
@@ -50,6 +57,10 @@ class Pages:
 
     async def letter_page(self, request: Request) -> Response:
         return self._page("letter.html", letter=self._open(request))
+
+    async def letter_html(self, request: Request) -> Response:
+        """The mail's own HTML as it came; Mailpit has it at the same address."""
+        return HTMLResponse(self._open(request).html, headers=SANDBOX)
 
     async def stylesheet(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._stylesheet, media_type="text/css")
@@ -93,6 +104,7 @@ def application(shelf: Shelf, hosts: Collection[str], lifespan: Lifespan[Starlet
     routes = [
         Route("/", pages.list_page),
         Route("/mail/{id}", pages.letter_page),
+        Route("/view/{id}.html", pages.letter_html),
         Route("/mailbox.css", pages.stylesheet),
         Route("/api/v1/messages", pages.list_messages, methods=["GET"]),
         Route("/api/v1/messages", pages.delete_messages, methods=["DELETE"]),
@@ -103,7 +115,7 @@ def application(shelf: Shelf, hosts: Collection[str], lifespan: Lifespan[Starlet
 
 
 class Guarded:
-    """Refuses foreign host names, and puts the protecting headers on every answer."""
+    """Refuses foreign host names, and puts the protecting headers on every answer that has none of its own."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app = app
@@ -112,7 +124,9 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         if scope["type"] == "http" and (Request(scope).url.hostname or "") not in self._hosts:

@@ -9,6 +9,7 @@ from services.chassis.worker import Worker
 from services.notification.api import NotificationApi
 from services.notification.domain import Outcome
 from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
+from services.notification.letters import letter
 from services.notification.mail import AT_ONCE, Claimed, Sender, SmtpAddress, SmtpServer
 from services.notification.store import SqlNotifications
 from services.notification.use_cases import Hearing, Showing
@@ -24,7 +25,7 @@ async def wire(process: Process[NotificationConfig]) -> None:
     bus = await process.bus()
     smtp = SmtpServer(_smtp_address(process.settings), lambda: config().mail_from)
     sender = Worker[Claimed, Outcome](Sender(notifications, smtp, config), batch=AT_ONCE)
-    events = OrderEvents(Hearing(notifications, heard=sender.wake))
+    events = OrderEvents(Hearing(notifications, letter, heard=sender.wake))
 
     process.add(add_NotificationServiceServicer_to_server, NotificationApi(Showing(notifications), config))
     process.background("sender", sender.run)

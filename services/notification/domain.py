@@ -1,7 +1,6 @@
-"""What customers are told about their orders, in which words, and what may happen to a mail on its way."""
+"""What customers are told about their orders, and what may happen to a mail on its way."""
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -99,10 +98,12 @@ class Garbled:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What a customer reads."""
+    """What a customer reads: the same twice, as plain text and as a page of HTML."""
 
     subject: str
     text: str
+    html: str | None
+    """Letters of before there was HTML have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,69 +207,3 @@ def judge(attempt: Attempt, outcome: Outcome, patience: Patience, jitter: float)
             return Verdict(attempt, State.FAILED, error=f"given up: {error}", in_doubt=in_doubt)
         case Postponed(error, in_doubt):
             return Verdict(attempt, State.READY, patience.pause(attempt.number, jitter), error, in_doubt)
-
-
-# --- Words ---
-
-_SUBJECTS = {
-    Kind.ORDER_PLACED: "Your order {order} has been placed",
-    Kind.ORDER_REJECTED: "Your order {order} could not be kept",
-    Kind.ORDER_CANCELLED: "Your order {order} has been cancelled",
-}
-
-_OPENINGS = {
-    Kind.ORDER_PLACED: "thank you for your order. We have received it and set everything aside for you.",
-    Kind.ORDER_REJECTED: "we are sorry: we cannot keep the order that you placed with us, and have closed it.",
-    Kind.ORDER_CANCELLED: "as you asked us to, we have cancelled your order.",
-}
-
-_WHY = {
-    "OUT_OF_STOCK": "Why: something you ordered was sold out before we could set it aside for you.",
-    "INVENTORY_UNAVAILABLE": "Why: our warehouse could not be reached in time to set the goods aside for you.",
-}
-_WHY_ELSE = "Why: we could not set the goods aside for you."
-
-_CLOSED = "What happens next: nothing is sent and nothing is owed. You are welcome to order again."
-_NEXT = {
-    Kind.ORDER_PLACED: (
-        "What happens next: we pack your order; there is nothing for you to do.\n"
-        "Should anything go wrong, we write to you at this address."
-    ),
-    Kind.ORDER_REJECTED: _CLOSED,
-    Kind.ORDER_CANCELLED: _CLOSED,
-}
-
-
-def letter(news: News) -> Letter:
-    """The mail about `news`. Names from outside cannot break out of their line."""
-    paragraphs = [
-        "Hello,",
-        _OPENINGS[news.kind],
-        f"Order number: {news.order_id}\nPlaced: {_day(news.placed_at)}",
-        "\n".join(f"  {_one_line(line.display_name)}\n    {_sum(line)}" for line in news.lines),
-        f"Total: {news.total}",
-    ]
-    if news.kind is Kind.ORDER_REJECTED:
-        paragraphs.append(_WHY.get(news.reason, _WHY_ELSE))
-    paragraphs += [_NEXT[news.kind], "Your shop"]
-    return Letter(_SUBJECTS[news.kind].format(order=news.order_id), "\n\n".join(paragraphs) + "\n")
-
-
-def _sum(line: Line) -> str:
-    return f"{line.quantity} x {line.unit_price} = {line.unit_price * line.quantity}"
-
-
-def _day(time: datetime) -> str:
-    return f"{time.day} {time:%B %Y, %H:%M} UTC"
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks, control characters, and marks that turn the direction of writing for what follows."""
-    shown = (" " if _breaks_out(character) else character for character in text)
-    return " ".join("".join(shown).split())
-
-
-def _breaks_out(character: str) -> bool:
-    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(character) in {
-        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
-    }  # fmt: skip

@@ -1,6 +1,7 @@
 """SMTP: how a notification becomes a mail, and what the answers of a mail server mean."""
 
 import asyncio
+import hashlib
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -149,6 +150,9 @@ def render(attempt: Attempt, sender: str) -> bytes:
     mail["Subject"] = attempt.letter.subject
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note answers it
     mail.set_content(attempt.letter.text)
+    if html := attempt.letter.html:
+        mail.add_alternative(html, subtype="html")
+        mail.set_boundary(hashlib.sha256((attempt.letter.text + html).encode()).hexdigest())  # by default a random one
     return mail.as_bytes()
 
 

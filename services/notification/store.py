@@ -22,9 +22,9 @@ from services.notification.ports import Place
 # Two unique keys stand for one fact (the id is made from order and kind), so no target is named.
 _KEEP = """
 insert into notifications
-  (id, order_id, kind, version, customer, recipient, subject, body, event_type, event_id, traceparent)
+  (id, order_id, kind, version, customer, recipient, subject, body, html, event_type, event_id, traceparent)
 select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-  $9::text[], $10::text[], $11::text[])
+  $9::text[], $10::text[], $11::text[], $12::text[])
 on conflict do nothing"""
 
 _BURY = """
@@ -59,7 +59,7 @@ with due as (
     first_attempt_time = case when superseded then first_attempt_time else coalesce(first_attempt_time, now()) end,
     possible_duplicates = possible_duplicates + (state = 'SENDING')::int
   from due where this.id = due.id
-  returning this.id, order_id, kind, recipient, subject, body, traceparent, create_time, this.state, attempts,
+  returning this.id, order_id, kind, recipient, subject, body, html, traceparent, create_time, this.state, attempts,
     now() - first_attempt_time as tried_for
 )
 select * from taken where state = 'SENDING'"""
@@ -139,6 +139,7 @@ def _row(kept: tuple[News, Letter]) -> tuple[object, ...]:
         news.recipient,
         letter.subject,
         letter.text,
+        letter.html,
         news.event.type,
         news.event.id,
         news.event.traceparent,
@@ -162,7 +163,7 @@ def _attempt(row: Record) -> Attempt:
         order_id=row["order_id"],
         kind=Kind(row["kind"]),
         recipient=row["recipient"],
-        letter=Letter(row["subject"], row["body"]),
+        letter=Letter(row["subject"], row["body"], row["html"]),
         create_time=row["create_time"],
         number=row["attempts"],
         tried_for=row["tried_for"],

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.notification.domain import Garbled, News, Notification, Unkeepable, letter
+from services.notification.domain import Garbled, Letter, News, Notification, Unkeepable
 from services.notification.ports import History, Inbox, Place
 
 
@@ -12,6 +12,8 @@ class Hearing:
     """Where events become notifications."""
 
     inbox: Inbox
+    letter: Callable[[News], Letter]
+    """Finds the words. They are kept, so that every attempt sends the same ones."""
     heard: Callable[[], None]
     """Told after something was kept: the sender need not wait for its next look."""
 
@@ -32,7 +34,7 @@ class Hearing:
 
     async def _keep(self, news: Sequence[News]) -> None:
         if news:
-            await self.inbox.keep([(one, letter(one)) for one in news])
+            await self.inbox.keep([(one, self.letter(one)) for one in news])
             self.heard()
 
     async def _keep_alone(self, news: News) -> Garbled | None:

@@ -19,11 +19,15 @@ class Mailbox:
     smtp_port: int
     web: httpx.AsyncClient
 
-    async def post(self, subject: str, text: str = "Hello Ann", to: str = "Ann <ann@shop.test>") -> None:
+    async def post(
+        self, subject: str, text: str = "Hello Ann", to: str = "Ann <ann@shop.test>", html: str | None = None
+    ) -> None:
         mail = EmailMessage()
         mail["From"], mail["To"], mail["Subject"] = "shop@shop.test", to, subject
         mail["Message-ID"] = "<1@shop.test>"
         mail.set_content(text)
+        if html:
+            mail.add_alternative(html, subtype="html")
         await aiosmtplib.send(mail, hostname="127.0.0.1", port=self.smtp_port, start_tls=False)
 
     async def json(self, path: str) -> Any:
@@ -107,6 +111,7 @@ async def test_named_messages_are_deleted_and_without_names_all(mailbox: Mailbox
 async def test_a_message_that_is_not_there_is_not_found(mailbox: Mailbox) -> None:
     assert (await mailbox.web.get("/api/v1/message/nothing")).status_code == 404
     assert (await mailbox.web.get("/mail/latest")).status_code == 404
+    assert (await mailbox.web.get("/view/nothing.html")).status_code == 404
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -121,6 +126,30 @@ async def test_hostile_text_is_shown_and_never_run(mailbox: Mailbox) -> None:
         assert "<script" not in page.text
         assert "<img" not in page.text
         assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+async def test_html_is_shown_in_a_sandbox_that_loads_and_runs_nothing(mailbox: Mailbox) -> None:
+    await mailbox.post("Your order", html=f"<h1>Hello</h1>{HOSTILE}")
+    mail = await mailbox.json("/api/v1/message/latest")
+    page = await mailbox.web.get("/mail/latest")
+    view = await mailbox.web.get(f"/view/{mail['ID']}.html")
+
+    assert mail["HTML"] == f"<h1>Hello</h1>{HOSTILE}\n"
+    assert f'<iframe sandbox title="The mail as HTML" src="/view/{mail["ID"]}.html">' in page.text
+    assert "<script" not in page.text
+    assert "frame-src 'self'" in page.headers["content-security-policy"]
+    assert view.text == mail["HTML"]
+    rules = dict(rule.strip().partition(" ")[::2] for rule in view.headers["content-security-policy"].split(";"))
+    assert rules == {
+        "sandbox": "",
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'self'",
+    }
+    assert view.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_what_a_page_loads_is_served(mailbox: Mailbox) -> None:

@@ -22,8 +22,8 @@ from services.notification.domain import (
     State,
     Unkeepable,
     Verdict,
-    letter,
 )
+from services.notification.letters import letter
 from services.notification.ports import Inbox, Outgoing, Place
 
 NO_TIME, A_WHILE = timedelta(), timedelta(minutes=1)

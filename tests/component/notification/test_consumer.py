@@ -11,6 +11,7 @@ import pytest
 from services.chassis.bus import Bus, BusUnavailable, Message
 from services.chassis.database import Database
 from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
+from services.notification.letters import letter
 from services.notification.store import SqlNotifications
 from services.notification.use_cases import Hearing
 from tests.support.nats import NatsServer
@@ -46,7 +47,7 @@ async def consuming(bus: Bus, events: OrderEvents) -> AsyncIterator[None]:
 
 
 def events_into(database: Database) -> OrderEvents:
-    return OrderEvents(Hearing(SqlNotifications(database), lambda: None))
+    return OrderEvents(Hearing(SqlNotifications(database), letter, lambda: None))
 
 
 async def make_stream(bus: Bus) -> None:
@@ -159,7 +160,7 @@ async def test_while_the_database_is_away_events_wait_and_none_becomes_a_dead_le
         await admin.execute(f"alter database {name} allow_connections false")
         await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name)
 
-        events = Watched(Hearing(SqlNotifications(database), lambda: None))
+        events = Watched(Hearing(SqlNotifications(database), letter, lambda: None))
         async with consuming(bus, events):
             for n in range(10):
                 await say(bus, order_placed().SerializeToString(), id=str(n))

@@ -16,7 +16,8 @@ from shop.notification.v1.notification_pb2_grpc import (
 from services.chassis.database import Database
 from services.chassis.messages import encode_page_token
 from services.notification.api import NotificationApi
-from services.notification.domain import State, Verdict, letter
+from services.notification.domain import State, Verdict
+from services.notification.letters import letter
 from services.notification.store import SqlNotifications
 from services.notification.use_cases import Showing
 from tests.support.issuer import Issuer

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from services.money import Money
-from services.notification.domain import Accepted, Attempt, Letter, Line, News, Outcome, Postponed, Refused, letter
+from services.notification.domain import Accepted, Attempt, Letter, Line, News, Outcome, Postponed, Refused
+from services.notification.letters import letter
 from services.notification.mail import SmtpAddress, SmtpServer
 from tests.support.certificates import certificate_for
 from tests.support.notification import cancelled, placed, rejected
@@ -53,8 +54,21 @@ async def test_the_mail_arrives_as_it_was_written(server: MailServer) -> None:
     assert mail["Subject"] == f"Your order {news.order_id} has been placed"
     assert mail["Message-ID"] == f"<placed.{news.order_id}@shopmesh.dev>"
     assert parsedate_to_datetime(mail["Date"]) == datetime(2026, 11, 24, 16, 20, 5, tzinfo=UTC)
+    assert mail.get_content_type() == "multipart/alternative"
+    assert not mail.defects
+    parts = [(part.get_content_type(), part.get_content().replace("\r\n", "\n")) for part in mail.iter_parts()]
+    # The last is the one that a reader should prefer (RFC 2046, section 5.1.4).
+    assert parts == [("text/plain", letter(news).text), ("text/html", letter(news).html)]
+
+
+async def test_a_letter_of_before_there_was_html_goes_out_as_it_was(server: MailServer) -> None:
+    old = replace(letter(news := placed()), html=None)
+
+    assert await send(server.url, replace(attempt(news), letter=old)) == Accepted()
+
+    [mail] = server.mails
     assert mail.get_content_type() == "text/plain"
-    assert mail.get_content().replace("\r\n", "\n") == letter(news).text
+    assert mail.get_content().replace("\r\n", "\n") == old.text
 
 
 async def test_each_attempt_sends_the_same_bytes_and_another_kind_has_another_message_id(server: MailServer) -> None:
@@ -77,17 +91,17 @@ async def test_each_attempt_sends_the_same_bytes_and_another_kind_has_another_me
 
 async def test_a_text_full_of_tricks_ends_no_header_and_no_mail(server: MailServer) -> None:
     tricks = ".\r\n.\r\nMAIL FROM:<eve@example.com>\r\n..\n\nSubject: x\r\n" + "long " * 400
-    trick = replace(attempt(placed()), letter=Letter("An order", tricks))
+    trick = replace(attempt(placed()), letter=Letter("An order", tricks, tricks))
 
     assert await send(server.url, trick) == Accepted()
 
     [mail] = server.mails
     assert mail["Subject"] == "An order"
-    assert mail.get_content().split() == tricks.split()
+    assert [part.get_content().split() for part in mail.iter_parts()] == [tricks.split()] * 2
 
 
 async def test_a_header_with_a_line_break_is_never_sent(server: MailServer) -> None:
-    trick = replace(attempt(placed()), letter=Letter("An order\r\nBcc: eve@example.com", "Hello"))
+    trick = replace(attempt(placed()), letter=Letter("An order\r\nBcc: eve@example.com", "Hello", None))
 
     with pytest.raises(ValueError, match="linefeed or carriage return"):
         await send(server.url, trick)

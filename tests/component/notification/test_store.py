@@ -6,7 +6,8 @@ from typing import Protocol
 
 import pytest
 
-from services.notification.domain import News, State, Unkeepable, Verdict, letter
+from services.notification.domain import News, State, Unkeepable, Verdict
+from services.notification.letters import letter
 from services.notification.ports import History, Inbox, Outgoing
 from services.notification.store import SqlNotifications
 from tests.support.notification import (

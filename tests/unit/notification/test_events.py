@@ -12,6 +12,7 @@ from services.chassis.bus import Message as BusMessage
 from services.money import Money
 from services.notification.domain import Garbled, Kind, Line, News
 from services.notification.events import OrderEvents, understand
+from services.notification.letters import letter
 from services.notification.use_cases import Hearing
 from tests.support.notification import MemoryNotifications, event, order_cancelled, order_placed, order_rejected
 
@@ -84,7 +85,7 @@ def test_what_never_will_be_understood_says_why(payload: bytes, reason: str) -> 
 
 async def test_a_batch_is_taken_whatever_is_in_it() -> None:
     kept = MemoryNotifications()
-    events = OrderEvents(Hearing(kept, lambda: None))
+    events = OrderEvents(Hearing(kept, letter, lambda: None))
     good = message(PLACED.SerializeToString(), **{"ce-type": "shop.order.v1.OrderPlaced", "ce-id": "1"})
     poison = message(b"\xff\xff\xff")
     unknown = message(b"\xff\xff\xff", subject="shop.order.v1.OrderPostponed")

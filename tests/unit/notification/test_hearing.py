@@ -1,6 +1,7 @@
 """How events become notifications, with the tables faked."""
 
 from services.notification.domain import Garbled
+from services.notification.letters import letter
 from services.notification.use_cases import Hearing, Showing
 from tests.support.notification import MemoryNotifications, cancelled, event, placed, rejected
 
@@ -15,7 +16,7 @@ class Bell:
 
 async def test_each_order_and_kind_is_told_once_however_often_it_is_heard() -> None:
     kept, bell = MemoryNotifications(), Bell()
-    hearing = Hearing(kept, bell.ring)
+    hearing = Hearing(kept, letter, bell.ring)
     news = placed()
 
     await hearing.take([news, news])
@@ -31,7 +32,7 @@ async def test_what_cannot_be_understood_or_kept_becomes_a_dead_letter_and_spoil
     before, unkeepable, after = placed(), placed(customer="\0"), placed()
     garbled = Garbled(event(payload=b"\xff"), "no protobuf")
 
-    await Hearing(kept, bell.ring).take([garbled, before, unkeepable, after])
+    await Hearing(kept, letter, bell.ring).take([garbled, before, unkeepable, after])
 
     assert set(kept.rows) == {before.notification_id, after.notification_id}
     assert sorted(kept.dead.values()) == ["a text with a NUL", "no protobuf"]
@@ -41,14 +42,14 @@ async def test_what_cannot_be_understood_or_kept_becomes_a_dead_letter_and_spoil
 async def test_nobody_is_woken_for_dead_letters_alone() -> None:
     kept, bell = MemoryNotifications(), Bell()
 
-    await Hearing(kept, bell.ring).take([Garbled(event(), "no protobuf")])
+    await Hearing(kept, letter, bell.ring).take([Garbled(event(), "no protobuf")])
 
     assert not bell.rung
 
 
 async def test_customers_page_through_their_own_newest_first() -> None:
     kept = MemoryNotifications()
-    hearing, showing = Hearing(kept, lambda: None), Showing(kept)
+    hearing, showing = Hearing(kept, letter, lambda: None), Showing(kept)
     anns = [placed(customer="ann") for _ in range(5)]
     for news in [*anns, placed(customer="bob")]:
         await hearing.take([news])
@@ -64,7 +65,7 @@ async def test_customers_page_through_their_own_newest_first() -> None:
 
 async def test_a_full_last_page_leads_nowhere() -> None:
     kept = MemoryNotifications()
-    await Hearing(kept, lambda: None).take([placed(), placed()])
+    await Hearing(kept, letter, lambda: None).take([placed(), placed()])
 
     page = await Showing(kept).page("ann", 2, None)
 

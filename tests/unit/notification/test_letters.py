@@ -1,14 +1,21 @@
 """What customers read."""
 
+from html.parser import HTMLParser
+from typing import override
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.money import Money
-from services.notification.domain import Line, letter
+from services.notification.domain import Line, News
+from services.notification.letters import letter
 from tests.support.notification import cancelled, placed, rejected
 
 ORDER = UUID("2f1c1d1e-5d0b-4f0e-9a55-0d9f3c1b7a10")
+TOLD = [placed(ORDER), rejected(placed(ORDER)), cancelled(placed(ORDER))]
+LOADS_OR_LEADS = {"a", "base", "embed", "form", "iframe", "img", "link", "object", "script", "video"}
 
 
 def test_a_placed_order_is_told_with_its_number_lines_sums_and_total() -> None:
@@ -81,6 +88,89 @@ def test_a_name_from_outside_stays_in_its_line(name: str, shown: str) -> None:
     text = letter(placed(lines=[Line(name, 1, Money.of("EUR", 1))])).text
 
     assert f"\n  {shown}\n    1 x EUR 1.00" in text
+
+
+# --- HTML ---
+
+
+class Page(HTMLParser):
+    """What a reader of a page sees, and of what it is made."""
+
+    def __init__(self, page: str | None) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, list[tuple[str, str | None]]]] = []
+        self.shown = ""
+        assert page
+        self.feed(page)
+        self.close()
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, attrs))
+        self.shown += " "
+
+    @override
+    def handle_data(self, data: str) -> None:
+        self.shown += data if self.tags and self.tags[-1][0] != "style" else ""
+
+    @property
+    def words(self) -> list[str]:
+        return self.shown.split()
+
+
+@pytest.mark.parametrize("news", TOLD, ids=lambda news: news.kind.value)
+def test_html_and_text_say_the_same(news: News) -> None:
+    told = letter(news)
+    spoken = [word.rstrip(":") for word in told.text.split() if word != "="]
+    shown = [word.rstrip(":") for word in Page(told.html).words]
+
+    assert shown[-len(spoken) :] == spoken, "behind title and headline"
+    assert shown[: -len(spoken)] == told.subject.split() + told.subject.replace(f" {ORDER}", "").split()
+
+
+@given(st.text())
+def test_a_name_is_text_whatever_is_in_it(name: str) -> None:
+    tidy, odd = [letter(placed(ORDER, lines=[Line(text, 1, Money.of("EUR", 1))])) for text in ("Mug", name)]
+
+    assert Page(odd.html).tags == Page(tidy.html).tags
+    assert Page(odd.html).words == [
+        word for plain in Page(tidy.html).words for word in (_shown(odd.text) if plain == "Mug" else [plain])
+    ]
+
+
+def _shown(text: str) -> list[str]:
+    return text.partition("UTC\n\n")[2].partition("\n    1 x EUR 1.00")[0].split()
+
+
+def test_a_product_that_is_called_script_is_no_script() -> None:
+    told = letter(placed(lines=[Line("<script>alert(1)</script>&amp;", 1, Money.of("EUR", 1))]))
+
+    assert told.html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;" in told.html
+    assert "<script" not in told.html
+    assert "<script>alert(1)</script>&amp;" in told.text
+
+
+@pytest.mark.parametrize("news", TOLD, ids=lambda news: news.kind.value)
+def test_a_page_loads_nothing_runs_nothing_and_leads_nowhere(news: News) -> None:
+    told = letter(news)
+
+    assert LOADS_OR_LEADS.isdisjoint(tag for tag, _ in Page(told.html).tags)
+    assert told.html
+    for door in ("http", "//", "url(", "@import", "src", "href", "javascript"):
+        assert door not in told.html
+
+
+def test_a_page_names_its_language_and_has_colours_for_the_dark() -> None:
+    told = letter(placed())
+
+    assert ("html", [("lang", "en")]) in Page(told.html).tags
+    assert ("meta", [("name", "color-scheme"), ("content", "light dark")]) in Page(told.html).tags
+    assert told.html
+    assert "prefers-color-scheme: dark" in told.html
+
+
+# --- Recipients ---
 
 
 @pytest.mark.parametrize(

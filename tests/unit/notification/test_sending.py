@@ -18,8 +18,8 @@ from services.notification.domain import (
     State,
     Verdict,
     judge,
-    letter,
 )
+from services.notification.letters import letter
 from services.notification.mail import Sender
 from tests.support.notification import MemoryNotifications, placed
 
