@@ -133,12 +133,16 @@ async def test_it_tells_what_it_serves(version: str, started: tuple[Child, grpc.
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{SERVICE}.Say"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{SERVICE}.Shout"),
     ]
 
-    services, file = [answer async for answer in ask(iter(requests))]
+    services, of_service, of_method, unknown = [answer async for answer in ask(iter(requests))]
 
     assert SERVICE in [service.name for service in services.list_services_response.service]
-    assert len(file.file_descriptor_response.file_descriptor_proto) > 1
+    assert len(of_service.file_descriptor_response.file_descriptor_proto) > 1
+    assert of_method.file_descriptor_response == of_service.file_descriptor_response
+    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 async def test_a_call_is_logged_with_its_trace(started: tuple[Child, grpc.aio.Channel]) -> None:
