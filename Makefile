@@ -25,12 +25,14 @@ export SHOPMESH_STARTED := $(shell date +%s.%N)
 HERE := .venv/.made-in-$(shell pwd | cksum | tr ' ' -)
 ENVIRONMENT := $(HERE)-from-$(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; cat gen/python/pyproject.toml requirements.lock; } \
   | cksum | tr ' ' -)
+# The environment of the FastAPI peer.
+BENCH := .tools/bench/.made-from-$(shell cksum <requirements-bench.lock | tr ' ' -)
 # An interpreter that has gone takes its environment with it.
 ifeq ($(wildcard .venv/bin/python),)
 $(shell rm -f .venv/.made-in-*)
 endif
 
-.PHONY: help run test chaos fuzz check gen lock baseline clean
+.PHONY: help run test chaos fuzz bench check gen lock baseline clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -48,14 +50,18 @@ MINUTES := 30
 fuzz: $(ENVIRONMENT) ## call every rpc with whatever comes to chance, for MINUTES=30
 	@SHOPMESH_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
+bench: $(ENVIRONMENT) $(BENCH) ## measure the shop beside a bare floor and a FastAPI shop, 15 minutes (ARGS: see --help)
+	@$(BIN)/python -m bench $(ARGS)
+
 gen: $(ENVIRONMENT) ## write gen/ from protos/
 	@$(BIN)/python protos/generate.py
 
 # Keeps the versions that are locked: UPGRADE=--upgrade takes the newest of all.
-lock: $(UV) ## write requirements.lock and requirements-run.lock from pyproject.toml (UPGRADE=--upgrade: newest versions)
+lock: $(UV) ## write the requirements*.lock from pyproject.toml (UPGRADE=--upgrade: newest versions)
 	@compile="$(UV) pip compile -q --universal --generate-hashes --no-header --no-emit-package shopmesh-contracts"
 	$$compile pyproject.toml $(UPGRADE) --group local --group dev -o requirements.lock
 	$$compile pyproject.toml $(UPGRADE) -c requirements.lock -o requirements-run.lock
+	$$compile --group bench $(UPGRADE) -c requirements.lock -o requirements-bench.lock
 
 baseline: $(ENVIRONMENT) ## accept the contracts as they are: later breaking changes are measured against them
 	@cp gen/descriptors.binpb protos/baseline.binpb
@@ -135,3 +141,8 @@ $(ENVIRONMENT): $(UV)
 	  echo "shopmesh cannot install its packages ($$(sed -n '1p;$$s/^ *cause/cause/p' <<<"$$told" | paste -sd' '))." \
 	    "It takes the network and 610 MB of disk; https_proxy, SSL_CERT_FILE and uv's settings say how to get out." >&2; exit 1; }
 	rm -f .venv/.made-in-*; touch $@
+
+$(BENCH): $(ENVIRONMENT)
+	@$(UV) venv --quiet --clear --python $(BIN)/python .tools/bench
+	$(UV) pip sync --quiet --python .tools/bench/bin/python --require-hashes requirements-bench.lock
+	touch $@

@@ -1,0 +1,177 @@
+"""Tables of a run and what they say of the goals: `python -m bench.report FILE`.
+
+Ratios are taken within a round, in which the contenders took turns: what a busy machine leaves standing.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+type Row = dict[str, Any]
+type Measure = Callable[[Row], float]
+
+GENERATOR = "generator"
+FLOOR, FASTAPI, ALL_SAMPLED, FEW_SAMPLED = "floor", "fastapi", "shop-100", "shop-1"
+SHOPS = {ALL_SAMPLED: 100, FEW_SAMPLED: 1}
+"""The shop, and how many of a hundred traces are recorded."""
+SERVICES = ("product", "inventory", "order", "notification")
+
+
+def services(row: Row) -> float:
+    """CPU seconds per 1000 calls of the four services."""
+    return _per_1000(row, SERVICES)
+
+
+def everything(row: Row) -> float:
+    """The same of all that is part of the contender: services, Envoy, stores, control plane, Keycloak."""
+    return _per_1000(row, [role for role in row["cpu"] if role not in row["outside"]])
+
+
+def _per_1000(row: Row, roles: Iterable[str]) -> float:
+    cpu: dict[str, float] = row["cpu"]
+    return 1000 * sum(cpu[role] for role in roles) / int(row["calls"])
+
+
+def per_second(row: Row) -> float:
+    """Calls answered in a second."""
+    return float(row["per_second"])
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """DESIGN's bar at concurrency 16, as a ratio between two contenders."""
+
+    what: str
+    call: str
+    measure: Measure
+    of: str
+    to: str
+    at_most: float = float("inf")
+    at_least: float = 0.0
+
+
+GOALS = (
+    Goal("CPU of services", "PlaceOrder", services, ALL_SAMPLED, FLOOR, at_most=0.85),
+    Goal("CPU of services", "PlaceOrder", services, FEW_SAMPLED, FLOOR, at_most=0.70),
+    Goal("CPU of everything", "PlaceOrder", everything, ALL_SAMPLED, FLOOR, at_most=0.80),
+    Goal("CPU of everything", "PlaceOrder", everything, FEW_SAMPLED, FLOOR, at_most=0.70),
+    Goal("CPU of services", "PlaceOrder", services, ALL_SAMPLED, FASTAPI, at_most=0.25),
+    Goal("CPU of services", "PlaceOrder", services, FEW_SAMPLED, FASTAPI, at_most=0.25),
+    Goal("orders per second", "PlaceOrder", per_second, ALL_SAMPLED, FASTAPI, at_least=3.0),
+    Goal("orders per second", "PlaceOrder", per_second, FEW_SAMPLED, FASTAPI, at_least=3.0),
+    Goal("CPU of services", "GetProduct", services, ALL_SAMPLED, FLOOR, at_most=1.35),
+    Goal("CPU of services", "GetProduct", services, FEW_SAMPLED, FLOOR, at_most=1.15),
+)
+
+
+def tell(run: Row) -> str:
+    """Everything that a run found, as Markdown."""
+    loads: list[Row] = run["loads"]
+    parts = ["\n".join(run["setting"])]
+    if run["starts_s"]:
+        starts = ", ".join(f"{took:.1f}" for took in run["starts_s"])
+        parts.append(f"Start of the shop until it says ready: median {median(run['starts_s']):.1f} s of {starts} s.")
+    calls = dict.fromkeys(row["call"] for row in loads)
+    parts += [_speeds(call, [row for row in loads if row["call"] == call]) for call in calls]
+    parts += [_cpu(loads), _trips(run["round_trips"]), _memory(run["memory_mib"]), _goals(loads)]
+    return "\n\n".join(parts)
+
+
+def _speeds(call: str, loads: Sequence[Row]) -> str:
+    lines = []
+    for (concurrency, name), rows in _by(loads, "concurrency", "contender").items():
+        middle = [median(row.get(key, 0) for row in rows) for key in ("per_second", "p50", "p95", "p99", "drain_s")]
+        cpu = (_spread([services(row) for row in rows]), _spread([everything(row) for row in rows]))
+        against = _ratios(loads, rows, services)
+        lines.append((concurrency, name, f"{middle[0]:.0f}", *(f"{value:.1f}" for value in middle[1:]), *cpu, against))
+    columns = ("c", "contender", "calls/s", "p50 ms", "p95 ms", "p99 ms", "drain s", "CPU s/1000: services", "all",
+               f"services / {FLOOR}")  # fmt: skip
+    return _table(call, columns, lines)
+
+
+def _ratios(loads: Sequence[Row], rows: Sequence[Row], measure: Measure) -> str:
+    found = ratios(loads, rows, FLOOR, measure)
+    return _spread(found) if found else ""
+
+
+def ratios(loads: Sequence[Row], rows: Iterable[Row], to: str, measure: Measure) -> list[float]:
+    """Each row over that of `to` for the same call, concurrency and round."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        return row["call"], row["concurrency"], row["round"]
+
+    others = {place(row): measure(row) for row in loads if row["contender"] == to}
+    return [measure(row) / others[place(row)] for row in rows if place(row) in others]
+
+
+def _cpu(loads: Sequence[Row]) -> str:
+    at16 = [row for row in loads if row["concurrency"] == 16]
+    roles = list(dict.fromkeys(role for row in at16 for role in row["cpu"]))
+    lines = []
+    for (call, name), rows in _by(at16, "call", "contender").items():
+        each = [median(1000 * row["cpu"].get(role, 0) / row["calls"] for row in rows) for role in roles]
+        lines.append((call, name, *(f"{value:.3f}" if value >= 0.0005 else "" for value in each)))
+    return _table("CPU seconds per 1000 calls, by process, at concurrency 16", ("call", "contender", *roles), lines)
+
+
+def _trips(trips: Sequence[Row]) -> str:
+    lines = [(row["call"], row["contender"], f"{row['per_call']:.1f}", row["by_database"]) for row in trips]
+    return _table("SQL statements per call", ("call", "contender", "all", "by database"), lines)
+
+
+def _memory(memory: Row) -> str:
+    roles = list(dict.fromkeys(role for each in memory.values() for role in each))
+    lines = [
+        (name, f"{sum(each.values()):.0f}", *(f"{each[role]:.0f}" if role in each else "" for role in roles))
+        for name, each in memory.items()
+    ]
+    return _table("PSS in MiB after the load", ("contender", "all", *roles), lines)
+
+
+def _goals(loads: Sequence[Row]) -> str:
+    lines = []
+    for goal in GOALS:
+        rows = [
+            row
+            for row in loads
+            if (row["call"], row["contender"], row["concurrency"]) == (goal.call, goal.of, 16)
+        ]  # fmt: skip
+        if not (found := ratios(loads, rows, goal.to, goal.measure)):
+            continue
+        bar = f"<= {goal.at_most}" if goal.at_least == 0 else f">= {goal.at_least}"
+        met = goal.at_least <= median(found) <= goal.at_most
+        lines.append((goal.call, goal.what, f"{goal.of} / {goal.to}", bar, _spread(found), "met" if met else "MISSED"))
+    columns = ("call", "measure at concurrency 16", "of", "goal", "found", "")
+    return _table("Goals", columns, lines)
+
+
+def _by(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Median, and from where to where when there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
+
+
+def _table(title: str, columns: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
+    rows = [[str(cell) for cell in line] for line in (columns, *lines)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
+    rows.insert(1, ["-" * width for width in widths])
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([f"### {title}", "", *text])
+
+
+if __name__ == "__main__":
+    print(tell(json.loads(Path(sys.argv[1]).read_text())))
