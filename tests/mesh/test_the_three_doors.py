@@ -69,6 +69,45 @@ async def test_rest_reads_both_spellings_and_writes_camel_case_and_names_of_stat
     assert order["lines"][0]["quantity"] == 2
 
 
+PATCHES = [
+    ({"updateMask": "displayName,imageUri"}, {"displayName": "Mug", "imageUri": "https://example.com/"}),
+    ({"update_mask": "display_name"}, {"displayName": "Mug"}),
+    ({"product": {"name": "products/mug", "displayName": "Mug"}, "updateMask": "displayName"}, {"displayName": "Mug"}),
+]
+
+
+@pytest.mark.parametrize(("body", "changed"), PATCHES)
+async def test_a_patch_names_the_product_in_its_path_and_the_fields_in_its_body(
+    mesh: Mesh, edge: grpc.aio.Channel, web: httpx.AsyncClient, body: dict[str, object], changed: dict[str, str]
+) -> None:
+    await keys_are_known(mesh, edge)
+    sent = dict(bearer(mesh.issuer.token("carol", ["catalog-manager"])))
+    product = {"displayName": "Mug", "imageUri": "https://example.com/", "description": "Holds tea."}
+
+    patched = await web.patch("/v1/products/mug", json={"product": product} | body, headers=sent)
+
+    said = {field: value for field, value in patched.json()["product"].items() if value}
+    assert said == {"name": "products/mug"} | changed
+
+
+TWO_NAMES = [
+    ("PATCH", "/v1/products/mug", {"product": {"name": "products/bowl"}}),
+    ("POST", "/v1/products/mug:archive", {"name": "products/bowl"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), TWO_NAMES)
+async def test_a_body_may_not_name_another_product_than_the_path(
+    mesh: Mesh, edge: grpc.aio.Channel, web: httpx.AsyncClient, method: str, path: str, body: dict[str, object]
+) -> None:
+    await keys_are_known(mesh, edge)
+    sent = dict(bearer(mesh.issuer.token("carol", ["catalog-manager"])))
+
+    refused = await web.request(method, path, json=body, headers=sent)
+
+    assert (refused.status_code, refused.json()["code"]) == (400, grpc.StatusCode.INVALID_ARGUMENT.value[0])
+
+
 REFUSED_BY_ENVOY = [
     ("GET", "/v1/products?colour=red", 400, 3),
     ("GET", "/v1/nothing", 404, 5),

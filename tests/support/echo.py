@@ -4,7 +4,8 @@
 
 What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-abort: UNAVAILABLE`.
 Headers of the answer: `x-instance`, and what was heard, as `x-heard-authorization`, `x-heard-traceparent`.
-GetProduct and PlaceOrder return the product that was named and the order that was sent.
+GetProduct returns the product that was named, PlaceOrder the order that was sent, UpdateProduct what the mask names of
+the product that was sent.
 """
 
 import asyncio
@@ -67,6 +68,12 @@ def _answer(method: str, request: bytes) -> bytes:
         case "GetProduct":
             name = product_pb2.GetProductRequest.FromString(request).name
             return product_pb2.GetProductResponse(product=product_pb2.Product(name=name)).SerializeToString()
+        case "UpdateProduct":
+            update = product_pb2.UpdateProductRequest.FromString(request)
+            answer = product_pb2.UpdateProductResponse()
+            update.update_mask.paths.append("name")
+            update.update_mask.MergeMessage(update.product, answer.product)
+            return answer.SerializeToString()
         case "PlaceOrder":
             order = order_pb2.PlaceOrderRequest.FromString(request).order
             order.state = order_pb2.Order.STATE_PLACED

@@ -105,7 +105,10 @@ def _transcoder(contract: Contract) -> GrpcJsonTranscoder:
         convert_grpc_status=True,
         query_param_unescape_plus=True,
         request_validation_options=GrpcJsonTranscoderRequestValidationOptions(
-            reject_unknown_method=True, reject_unknown_query_parameters=True
+            reject_unknown_method=True,
+            reject_unknown_query_parameters=True,
+            # Else a name in the body beats that in the path, and the access log tells of another resource.
+            reject_binding_body_field_collisions=True,
         ),
     )
 
