@@ -5,6 +5,7 @@ only autocommit statements and whole transactions run here, and whatever was int
 """
 
 import asyncio
+import hashlib
 import itertools
 import time
 from collections import deque
@@ -18,6 +19,7 @@ import orjson
 
 from services.chassis import logs
 from services.chassis.patience import QUIET, describe, pause_s
+from services.chassis.settings import CannotStart
 from services.refusals import Unavailable
 
 type Connection = asyncpg.Connection[Record]
@@ -53,6 +55,16 @@ class DatabaseUnavailable(Unavailable):
 
 class OutcomeUnknown(DatabaseUnavailable):
     """The connection was lost after the statement (or the commit) was sent: it may have been done."""
+
+
+class MigrationChanged(CannotStart):
+    """A migration that has run here has another text now, so the tables are not what this version takes them for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the tables were made by another {name} than this version has: go back to the version that made them, or "
+            "begin with an empty database (a local shop: `make clean`)"
+        )
 
 
 class Database:
@@ -132,24 +144,27 @@ class Database:
         """Runs `<package>/migrations/NNNN_name.sql` that have not run here yet, in order, each in one transaction.
 
         Replicas that start together run each once: an advisory lock, held until the commit, lets one in at a time.
+        Raises MigrationChanged. What a newer version has migrated stays: versions beside each other share the tables.
         """
         for file in sorted((files(package) / "migrations").iterdir(), key=lambda file: file.name):
             if file.name.endswith(".sql"):
                 await self._migrate(file.name, file.read_text(encoding="utf-8"))
 
     async def _migrate(self, name: str, sql: str) -> None:
+        sha256 = hashlib.sha256(sql.encode()).hexdigest()
         async with self.transaction(timeout_s=MIGRATION_S) as connection:
             await connection.execute("select pg_advisory_xact_lock(hashtext('migrations'))")
             await connection.execute(
                 "create table if not exists migrations"
-                " (name text primary key, create_time timestamptz not null default now())"
+                " (name text primary key, sha256 text not null, create_time timestamptz not null default now())"
             )
-            new = await connection.fetchval(
-                "insert into migrations (name) values ($1) on conflict do nothing returning true", name
-            )
-            if new:
+            ran = await connection.fetchval("select sha256 from migrations where name = $1", name)
+            if ran is None:
                 await connection.execute(sql)
+                await connection.execute("insert into migrations (name, sha256) values ($1, $2)", name, sha256)
                 log.info("migrated", migration=name)
+            elif ran != sha256:
+                raise MigrationChanged(name)
 
     async def close(self) -> None:
         """Ends every connection; statements still under way raise OutcomeUnknown."""

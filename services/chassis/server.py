@@ -27,7 +27,7 @@ from services.chassis.interceptors import Around, bounded, refused, told, traced
 from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
-from services.chassis.settings import SettingInvalid, Settings
+from services.chassis.settings import CannotStart, Settings
 from services.chassis.tracing import suppress_instrumentation, tracing
 from services.files import resource
 
@@ -44,10 +44,6 @@ type Add[S] = Callable[[S, grpc.aio.Server], None]
 """The function `add_..._to_server` that protoc writes."""
 
 
-class CannotStart(Exception):
-    """Says in one line why."""
-
-
 def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"], Awaitable[None]]) -> None:
     """Is a process of `service` until SIGTERM or Ctrl-C. Exits with 1 after an error, which it has logged.
 
@@ -58,7 +54,7 @@ def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"]
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         settings = Settings.read(service)
-    except SettingInvalid as error:
+    except CannotStart as error:
         sys.exit(f"{service}: {error}")
     logs.configure(service, settings.instance)
     failed = False
@@ -73,8 +69,9 @@ def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"]
         except* Exception:
             failed = True
             log.exception("ended by an unexpected error")
+    if failed:
+        sys.exit(1)
     log.info("stopped")
-    sys.exit(1 if failed else 0)
 
 
 def _leaf(error: BaseException) -> BaseException:

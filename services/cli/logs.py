@@ -3,6 +3,7 @@
 import contextlib
 import json
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ class LogFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._name, self._max_bytes = name, max_bytes
         self._path, self._old = folder / f"{name}.jsonl", folder / f"{name}.1.jsonl"
-        self._file = self._path.open("ab")
+        self._file = self._opened()
         self._rest = b""
         self.last = ""
-        """The last line as it was written, to quote when the part dies."""
+        """What the last line said, to quote when the part dies."""
 
     def write(self, chunk: bytes) -> None:
         """Lines that are no JSON objects (NATS, PostgreSQL) are wrapped into one."""
@@ -28,29 +29,44 @@ class LogFile:
         kept = [line if line.startswith(b"{") else self._wrapped(line) for line in lines if line.strip()]
         if not kept:
             return
-        self.last = next(line for line in reversed(lines) if line.strip()).decode(errors="replace").strip()
-        with contextlib.suppress(OSError):  # a full disk costs lines, never the part that writes them
-            self._file.write(b"\n".join(kept) + b"\n")
-            self._file.flush()
-        if self._file.tell() > self._max_bytes:
-            self._file.close()
-            self._path.replace(self._old)
-            self._file = self._path.open("ab")
+        self.last = _words(kept[-1])
+        self._keep(kept)
 
     def say(self, message: str) -> None:
         """A line of the supervisor's own about this part."""
-        self._file.write(self._wrapped(message.encode()) + b"\n")
-        self._file.flush()
+        self._keep([self._wrapped(message.encode())])
 
     def close(self) -> None:
         if self._rest:
             self.write(b"\n")
         self._file.close()
 
+    def _keep(self, lines: list[bytes]) -> None:
+        with contextlib.suppress(OSError):  # a full disk costs lines, never the part that writes them
+            self._file.write(b"\n".join(lines) + b"\n")
+            if self._file.tell() > self._max_bytes:
+                self._file.close()
+                self._path.replace(self._old)
+                self._file = self._opened()
+
+    def _opened(self) -> FileIO:
+        """Unbuffered: what a full disk did not take must not come back with the next line."""
+        return self._path.open("ab", buffering=0)
+
     def _wrapped(self, line: bytes) -> bytes:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         message = line.decode(errors="replace").rstrip()
         return json.dumps({"time": now, "level": "info", "service": self._name, "message": message}).encode()
+
+
+def _words(line: bytes) -> str:
+    """What a line of ours says, with its error when it has one; a line of another form as it is."""
+    text = line.decode(errors="replace").strip()
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return text
+    return ": ".join(str(said[name]) for name in ("message", "error") if said.get(name)) or text
 
 
 type Line = tuple[str, dict[str, Any]]

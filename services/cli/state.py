@@ -1,5 +1,6 @@
 """The folder of one stack: who holds it, where its parts are. What `status`, `down` and the rest read."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ from services.cli.process import CannotStart
 from services.cli.settings import shown
 
 DYING_S, STOPPING_S = 0.5, 15.0
+_ROW = ("name", "state", "pid", "address", "started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +76,34 @@ class StateFolder:
         return int(text) if text.isdigit() else None
 
     def write(self, stack: dict[str, Any]) -> None:
+        """Keeps what the supervisor knows for those who ask. On a full disk the news before stand."""
         file = self.path / "stack.json"
         part = file.with_suffix(".part")
-        part.write_text(json.dumps(stack, indent=1))
-        part.replace(file)
+        with contextlib.suppress(OSError):
+            part.write_text(json.dumps(stack, indent=1))
+            part.replace(file)
 
     def read(self) -> dict[str, Any]:
         """What the supervisor wrote last: {pid, ready, stopping, ports, issuer, parts}.
 
         Parts of a stack that is gone are `stopped`.
         """
-        try:
-            stack: dict[str, Any] = json.loads((self.path / "stack.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return {"ready": False, "ports": {}, "parts": []}
+        stack = self.written()
         if self.holder() != stack.get("pid"):
             stack["ready"] = False
             for part in stack["parts"]:
                 part.update(state="stopped", pid=None)
         return stack
+
+    def written(self) -> dict[str, Any]:
+        """The same as it was written, by whom ever; nothing where another version wrote it in another way."""
+        try:
+            stack = json.loads((self.path / "stack.json").read_text())
+            if {*stack} >= {"pid", "ports"} and all({*part} >= {*_ROW} for part in stack["parts"]):
+                return dict(stack)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+        return {"ready": False, "ports": {}, "parts": []}
 
     def ports(self) -> dict[str, int]:
         """The ports of the stack that runs here. Raises CannotStart when none does."""
@@ -103,11 +114,7 @@ class StateFolder:
 
 def end_leftovers(folder: StateFolder) -> None:
     """Ends what a supervisor that was killed may have left, before its ports and files are used again."""
-    try:
-        parts = json.loads((folder.path / "stack.json").read_text())["parts"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return
-    left = [process for part in parts if (process := _same_process(part)) is not None]
+    left = [process for part in folder.written()["parts"] if (process := _same_process(part)) is not None]
     _, alive = psutil.wait_procs(left, timeout=3)
     for process in alive:
         process.kill()

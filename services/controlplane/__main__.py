@@ -12,7 +12,7 @@ import uvloop
 
 from services.chassis import logs
 from services.chassis.etcd import Etcd
-from services.chassis.settings import SettingInvalid, Settings
+from services.chassis.settings import CannotStart, Settings
 from services.controlplane import edge
 from services.controlplane.ads import DiscoveryService
 from services.controlplane.contract import Contract
@@ -27,10 +27,6 @@ PREFIX = "/shop/"
 GRACE_S = 1.0
 
 _log = structlog.get_logger()
-
-
-class PortTaken(Exception):
-    """Somebody else listens where this process should."""
 
 
 async def serve(settings: Settings) -> None:
@@ -58,7 +54,7 @@ async def serve(settings: Settings) -> None:
         server.add_insecure_port(settings.ads_listen)
     except RuntimeError as error:
         await etcd.close()
-        raise PortTaken(f"SHOPMESH_ADS_LISTEN {settings.ads_listen} cannot be bound") from error
+        raise CannotStart(f"SHOPMESH_ADS_LISTEN {settings.ads_listen} cannot be bound") from error
     await server.start()
     _log.info("serving", address=settings.ads_listen)
 
@@ -80,7 +76,7 @@ def main() -> None:
         settings = Settings.read(SERVICE, os.environ)
         logs.configure(settings.service, settings.instance)
         uvloop.run(serve(settings))
-    except (SettingInvalid, PortTaken) as error:
+    except CannotStart as error:
         sys.exit(f"{SERVICE}: {error}")
 
 

@@ -3,8 +3,8 @@
 from shop.notification.v1.config_pb2 import NotificationConfig
 from shop.notification.v1.notification_pb2_grpc import add_NotificationServiceServicer_to_server
 
-from services.chassis.server import CannotStart, Process, run
-from services.chassis.settings import Settings
+from services.chassis.server import Process, run
+from services.chassis.settings import CannotStart, Settings
 from services.chassis.worker import Worker
 from services.notification.api import NotificationApi
 from services.notification.domain import Outcome

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from services.chassis import database as module
-from services.chassis.database import Connection, Database, DatabaseUnavailable, OutcomeUnknown
+from services.chassis.database import Connection, Database, DatabaseUnavailable, MigrationChanged, OutcomeUnknown
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.waiting import eventually
 
@@ -303,7 +303,7 @@ async def test_connecting_waits_for_a_server_that_starts_later(fragile: Postgres
     await database.close()
 
 
-async def test_replicas_that_start_together_migrate_once(
+async def test_migrations_run_once_whole_and_unchanged(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrations = tmp_path / "fruit" / "migrations"
@@ -323,6 +323,13 @@ async def test_replicas_that_start_together_migrate_once(
         await replicas[1].migrate("fruit")
     assert await replicas[0].fetchval("select count(*) from apples") == 2, "half a migration is none"
     assert await replicas[0].fetchval("select count(*) from migrations") == 2
+
+    (migrations / "0002_more.sql").write_text("insert into apples select n + 2 from apples;")
+    with pytest.raises(MigrationChanged, match=r"another 0002_more\.sql than"):
+        await replicas[2].migrate("fruit")
+    (migrations / "0002_more.sql").unlink()
+    (migrations / "0003_bad.sql").unlink()
+    await replicas[3].migrate("fruit")  # a newer version beside us has run 0002
     for replica in replicas:
         await replica.close()
 

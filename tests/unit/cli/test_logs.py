@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.cli.logs import Line, LogFile, Reader, of_order, rendered
 
 
@@ -27,6 +29,33 @@ def test_a_line_that_was_never_ended_is_kept_too(tmp_path: Path) -> None:
 
     assert log.last == "Segmentation fault"
     assert said(tmp_path, "order")[0]["message"] == "Segmentation fault"
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "order.jsonl").symlink_to("/dev/full")
+    log = LogFile(tmp_path, "order")
+
+    log.write(b"ready\n")
+    log.say("the process was ended by SIGKILL; starting it again")
+    log.close()
+
+    assert log.last == "ready"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"level":"error","message":"cannot start","error":"no such table"}', "cannot start: no such table"),
+        (b'{"msg":"etcd says it in its own way"}', '{"msg":"etcd says it in its own way"}'),
+        (b"[1] nats-server: bind: address already in use", "[1] nats-server: bind: address already in use"),
+    ],
+)
+def test_the_last_words_of_a_part_are_those_that_a_person_reads(tmp_path: Path, line: bytes, words: str) -> None:
+    log = LogFile(tmp_path, "part")
+    log.write(line + b"\n")
+    log.close()
+
+    assert log.last == words
 
 
 def test_a_full_file_makes_room_and_no_line_is_lost(tmp_path: Path) -> None:

@@ -30,6 +30,24 @@ def test_parts_of_a_stack_that_is_gone_are_stopped(tmp_path: Path) -> None:
     assert folder.read() == {"pid": 1, "ready": False, "ports": {}, "parts": [row(state="stopped")]}
 
 
+@pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"pid": 1, "ports": {}, "parts": [{"title": "nats"}]}'])
+def test_what_another_version_wrote_is_as_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stack.json").write_text(text)
+
+    assert StateFolder(tmp_path).read() == {"ready": False, "ports": {}, "parts": []}
+    end_leftovers(StateFolder(tmp_path))
+
+
+def test_a_full_disk_keeps_the_news_before(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    folder.write({"pid": 1, "ports": {}, "parts": []})
+    (tmp_path / "stack.part").symlink_to("/dev/full")
+
+    folder.write({"pid": 2, "ports": {}, "parts": []})
+
+    assert folder.read()["pid"] == 1
+
+
 def test_a_folder_where_nothing_ran_has_no_ports(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="no shop runs"):
         StateFolder(tmp_path).ports()
@@ -40,7 +58,7 @@ def test_what_a_killed_supervisor_left_is_ended_and_strangers_are_not(tmp_path: 
     with subprocess.Popen(sleeper) as left, subprocess.Popen(sleeper) as stranger:
         started = psutil.Process(left.pid).create_time()
         parts = [row(pid=left.pid, started=started), row(pid=stranger.pid, started=started - 3600)]
-        StateFolder(tmp_path).write({"pid": 1, "parts": parts})
+        StateFolder(tmp_path).write({"pid": 1, "ports": {}, "parts": parts})
 
         end_leftovers(StateFolder(tmp_path))
 
