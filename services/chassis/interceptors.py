@@ -107,17 +107,24 @@ class Around(grpc.aio.ServerInterceptor):
         async def one(received: Any, context: Context) -> Any:  # noqa: ANN401
             async with AsyncExitStack() as stack:
                 await self._enter(stack, Call(method, context, streaming, _metadata(context)))
-                return render(await inner(_each(received, parse), context))
+                return render(await inner(await asked(received, context), context))
 
         async def many(received: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
             async with AsyncExitStack() as stack:
                 await self._enter(stack, Call(method, context, streaming, _metadata(context)))
-                async with aclosing(inner(_each(received, parse), context)) as answers:
+                async with aclosing(inner(await asked(received, context), context)) as answers:
                     async for message in answers:
                         yield render(message)
 
-        kind = f"{_kind(handler.request_streaming)}_{_kind(handler.response_streaming)}"
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        async def asked(received: Any, context: Context) -> Any:  # noqa: ANN401
+            """What the handler takes: one request, or an iterator of requests."""
+            return _each(received, parse) if handler.request_streaming else parse(await _one_of(context))
+
+        # Streams of requests also where there is one: a call that ends without any, grpc.aio would never answer. Its
+        # caller would wait, and to Envoy the instance would look dead.
+        make: Any = grpc.stream_unary_rpc_method_handler
+        if handler.response_streaming:
+            make = grpc.stream_stream_rpc_method_handler
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(many if handler.response_streaming else one)
         return wrapped
 
@@ -212,11 +219,16 @@ def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[Any], Any]:
     return checked
 
 
-def _each(received: Any, parse: Callable[[Any], Any]) -> Any:  # noqa: ANN401
-    """One request parsed, or an iterator of requests that parses each."""
-    if not hasattr(received, "__aiter__"):
-        return parse(received)
+def _each(received: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
     return (parse(message) async for message in received)
+
+
+async def _one_of(context: Context) -> bytes:
+    """The one message; more are not read."""
+    message: bytes | object = await context.read()
+    if not isinstance(message, bytes):
+        raise InvalidRequest(("", "there is no message"))
+    return message
 
 
 def _metadata(context: Context) -> dict[str, str | bytes]:
@@ -229,7 +241,3 @@ def _metadata(context: Context) -> dict[str, str | bytes]:
 
 def _as_it_is(message: Any) -> Any:  # noqa: ANN401
     return message
-
-
-def _kind(streaming: bool) -> str:
-    return "stream" if streaming else "unary"

@@ -16,7 +16,7 @@ from tests.support.issuer import Issuer
 from tests.support.refused import Refused, outcome
 from tests.support.ruled_echo import SERVICE, Echo, EchoStub, Text, add_echo
 from tests.support.serving import bearing, serving_at
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 class MugNotFound(NotFound):
@@ -150,6 +150,13 @@ async def test_a_message_is_checked_before_its_handler_sees_it(echo: Echo, stub:
     assert any(detail.Unpack(bad) for detail in status.details)
     assert [each.field for each in bad.field_violations] == ["text"]
     assert status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+@pytest.mark.parametrize(("rpc", "kind"), [("Say", "stream_unary"), ("Watch", "stream_stream")])
+async def test_a_call_without_a_message_is_refused_at_once(channel: grpc.aio.Channel, rpc: str, kind: str) -> None:
+    call = getattr(channel, kind)(f"/{SERVICE}/{rpc}")([], timeout=DEADLINE_S)
+
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_what_is_no_message_is_refused(channel: grpc.aio.Channel) -> None:
