@@ -1,34 +1,18 @@
-"""examples/place_order.py, run as its first lines say."""
+"""examples/place_order.py with a whole shop."""
 
-import asyncio
 import re
-import subprocess
-import sys
 import uuid
-from pathlib import Path
 
+from tests.support.example import place_order
 from tests.support.proxy import proxy_to
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Stocked, audit
-from tests.support.waiting import DEADLINE_S
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "place_order.py"
-
-
-async def run(shop: Shop, *words: str, edge: str = "") -> tuple[int | None, str, str]:
-    """Exit status, output and complaints of the example, called by ann."""
-    example = await asyncio.create_subprocess_exec(
-        sys.executable, EXAMPLE, "--edge", edge or shop.edge, *words,
-        env={"SHOPMESH_TOKEN": shop.token("ann")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    said, complained = await asyncio.wait_for(example.communicate(), DEADLINE_S)
-    return example.returncode, said.decode(), complained.decode()
 
 
 async def test_it_prints_the_order(shop: Shop, stocked: Stocked) -> None:
     product = await stocked(2)
 
-    status, said, complained = await run(shop, f"{product}=2")
+    status, said, complained = await place_order(shop.edge, shop.token("ann"), f"{product}=2")
 
     assert (status, complained) == (0, "")
     assert f'product: "{product}"' in said
@@ -38,7 +22,7 @@ async def test_it_prints_the_order(shop: Shop, stocked: Stocked) -> None:
 async def test_it_prints_why_there_is_no_order(shop: Shop, stocked: Stocked) -> None:
     product = await stocked(2)
 
-    status, said, complained = await run(shop, f"{product}=3")
+    status, said, complained = await place_order(shop.edge, shop.token("ann"), f"{product}=3")
 
     assert (status, said) == (1, "")
     assert complained.startswith("FAILED_PRECONDITION/OUT_OF_STOCK: ")
@@ -51,8 +35,8 @@ async def test_an_attempt_whose_answer_is_lost_and_the_next_one_place_one_order(
 
     async with proxy_to(shop.ports["edge"]) as wire:
         wire.word_to_lose = b"orders/"
-        status, said, complained = await run(
-            shop, f"{product}=1", "--request-id", request_id, edge=f"127.0.0.1:{wire.port}"
+        status, said, complained = await place_order(
+            f"127.0.0.1:{wire.port}", shop.token("ann"), f"{product}=1", "--request-id", request_id
         )
 
     assert (status, complained) == (0, "attempt 1 found the shop unavailable\n")
