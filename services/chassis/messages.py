@@ -116,6 +116,17 @@ def decode_page_token(query: str, token: str, *readers: Callable[[str], object])
     raise PageTokenInvalid
 
 
+def moment(text: str) -> datetime:
+    """Reads a time in a page token, as UTC. Raises ValueError for one without a zone, or beyond all years."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"a time without a zone: {text}")
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as beyond:
+        raise ValueError(f"no such time in UTC: {text}") from beyond
+
+
 def overlaid[M: Message](defaults: M, document: M) -> M:
     """`defaults` with what `document` says: merged per field, lists replaced whole, well-known types too."""
     result = type(defaults)()

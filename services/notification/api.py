@@ -1,7 +1,6 @@
 """NotificationService: parse, one call, render."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import override
 from uuid import UUID
 
@@ -10,7 +9,7 @@ from shop.notification.v1.notification_pb2 import ListNotificationsRequest, List
 from shop.notification.v1.notification_pb2 import Notification as NotificationMessage
 
 from services.chassis.auth import caller
-from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, page_size, to_timestamp
+from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, moment, page_size, to_timestamp
 from services.notification.domain import Notification
 from services.notification.use_cases import Showing
 
@@ -28,7 +27,7 @@ class NotificationApi(notification_pb2_grpc.NotificationServiceServicer):
         page = await self._showing.page(
             customer,
             page_size(request.page_size, self._page_sizes()),
-            decode_page_token(query, request.page_token, datetime.fromisoformat, UUID),
+            decode_page_token(query, request.page_token, moment, UUID),
         )
         return ListNotificationsResponse(
             notifications=map(_rendered, page.notifications),

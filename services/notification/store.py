@@ -82,9 +82,14 @@ insert into dead_letters (id, notification_id, order_id, event_type, event_id, r
 select id, id, order_id, event_type, event_id, last_error, attempts from settled where state = 'FAILED'
 on conflict (id) do update set reason = excluded.reason, attempts = excluded.attempts"""
 
-_PAGE = """
+# One comparison with or without a place: a plan for any arguments makes a filter of "no place, or behind it", and reads
+# all that lies before the page.
+PAGE = """
 select id, order_id, kind, customer, recipient, subject, state, create_time, send_time from notifications
-where customer = $1 and ($3::timestamptz is null or (create_time, id) < ($3, $4))
+where customer = $1
+  and (create_time, id) < (
+    coalesce($3, 'infinity'::timestamptz), coalesce($4, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+  )
 order by create_time desc, id desc
 limit $2"""
 
@@ -124,7 +129,7 @@ class SqlNotifications:
         await self._database.execute(_SETTLE, *columns)
 
     async def page(self, customer: str, most: int, after: Place | None) -> Sequence[Notification]:
-        rows = await self._database.fetch(_PAGE, customer, most, *(after or (None, None)))
+        rows = await self._database.fetch(PAGE, customer, most, *(after or (None, None)))
         return [_notification(row) for row in rows]
 
 

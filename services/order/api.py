@@ -1,7 +1,6 @@
 """OrderService: parse, one call, render."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import override
 from uuid import UUID
 
@@ -9,7 +8,7 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 
 from services.chassis import logs
 from services.chassis.auth import caller
-from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, page_size
+from services.chassis.messages import PageSizes, decode_page_token, encode_page_token, moment, page_size
 from services.order.contract import order_message
 from services.order.domain import Cart, Customer
 from services.order.ports import Orders
@@ -39,7 +38,7 @@ class OrderApi(order_pb2_grpc.OrderServiceServicer):
     @override
     async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: object) -> order_pb2.ListOrdersResponse:
         query = f"orders of {caller().subject}"
-        before = decode_page_token(query, request.page_token, datetime.fromisoformat, UUID)
+        before = decode_page_token(query, request.page_token, moment, UUID)
         size = page_size(request.page_size, self._page_sizes())
         orders, beyond = await self._ordering.newest(caller().subject, size, before)
         return order_pb2.ListOrdersResponse(

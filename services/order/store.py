@@ -51,7 +51,7 @@ with changed as (
 )
 select id from changed"""
 
-_NEWEST = """
+NEWEST = """
 select * from orders
 where customer = $1
   and (create_time, id) < (
@@ -115,7 +115,7 @@ class SqlOrders:
         return _order(record)
 
     async def newest(self, customer_id: str, most: int, before: tuple[datetime, UUID] | None) -> Sequence[Order]:
-        records = await self._database.fetch(_NEWEST, customer_id, most, *(before or (None, None)))
+        records = await self._database.fetch(NEWEST, customer_id, most, *(before or (None, None)))
         return [_order(record) for record in records]
 
     async def by_request(self, customer_id: str, request_id: str) -> Order | None:

@@ -13,6 +13,7 @@ from services.chassis.messages import (
     decode_page_token,
     encode_page_token,
     from_money,
+    moment,
     page_size,
     to_money,
     to_timestamp,
@@ -125,7 +126,7 @@ def _price(written: str) -> tuple[str, int]:
 _KEYS: dict[Sort, Callable[[str], str | tuple[str, int] | datetime]] = {
     Sort.DISPLAY_NAME: _text,
     Sort.PRICE: _price,
-    Sort.CREATE_TIME: datetime.fromisoformat,
+    Sort.CREATE_TIME: moment,
 }
 
 

@@ -113,8 +113,10 @@ async def test_nobody_sees_what_another_was_told(
         encode_page_token("orders of ann", ("2026-11-24T00:00:00+00:00", str(UUID(int=1)))),
         encode_page_token("notifications of ann", ("2026-11-24T00:00:00+00:00",)),
         encode_page_token("notifications of ann", ("yesterday", str(UUID(int=1)))),
+        encode_page_token("notifications of ann", ("2026-11-24T00:00:00", str(UUID(int=1)))),
+        encode_page_token("notifications of ann", ("0001-01-01T00:00:00+23:59", str(UUID(int=1)))),
     ],
-    ids=["no token", "of another list", "too short", "no time"],
+    ids=["no token", "of another list", "too short", "no time", "no zone", "before time"],
 )
 async def test_a_page_token_that_this_list_did_not_give_out_is_refused(
     stub: NotificationServiceStub, ann: Metadata, token: str

@@ -348,8 +348,12 @@ async def test_a_page_token_is_good_for_its_list_only(
         await grpc_stub.PlaceOrder(place(f"r{number}"), metadata=ann)
     token = (await grpc_stub.ListOrders(pb.ListOrdersRequest(page_size=1), metadata=ann)).next_page_token
 
-    forged = encode_page_token("orders of ann", ("yesterday", "mine"))
-    for whose, bad in ((bob, token), (ann, "rubbish"), (ann, token[:-1] + "!"), (ann, forged)):
+    forged = [
+        encode_page_token("orders of ann", (time, "00000000-0000-4000-8000-00000000000a"))
+        for time in ("yesterday", "2026-11-24T00:00:00", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")
+    ]
+    tokens = [(bob, token), *((ann, bad) for bad in ("rubbish", token[:-1] + "!", *forged))]
+    for whose, bad in tokens:
         refused = await outcome(grpc_stub.ListOrders(pb.ListOrdersRequest(page_token=bad), metadata=whose))
         assert refused == Refused(grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
 

@@ -1,0 +1,39 @@
+"""What a page of many notifications costs, by PostgreSQL's own account: page 890 is as cheap as the first."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.chassis.database import Database
+from services.notification.store import PAGE, SqlNotifications
+from tests.support.plans import Step, plan
+from tests.support.postgres import Postgres
+
+ROWS, SIZE = 20_000, 20
+FILL = """
+insert into notifications (id, order_id, kind, version, customer, recipient, subject, body, event_type, event_id, state,
+  create_time)
+select gen_random_uuid(), gen_random_uuid(), 'ORDER_PLACED', 1, case n % 10 when 0 then 'bob' else 'ann' end,
+  'ann@example.com', 'Your order', 'Hello', 'shop.order.v1.OrderPlaced', n, 'SENT', now() - n / 3 * interval '1 second'
+from generate_series(1, $1::int) as n"""
+
+
+@pytest.fixture(scope="module")
+async def large(postgres: Postgres) -> AsyncIterator[Database]:
+    async with postgres.database("services.notification") as database:
+        await database.execute(FILL, ROWS)
+        await database.execute("vacuum analyze notifications")
+        yield database
+
+
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("behind", [0, SIZE, 890 * SIZE])
+async def test_a_page_reads_what_it_returns_wherever_it_lies(large: Database, behind: int, plans: str) -> None:
+    shown = await SqlNotifications(large).page("ann", behind, None)
+    after = (shown[-1].create_time, shown[-1].id) if shown else (None, None)
+
+    steps = await plan(large, PAGE, "ann", SIZE + 1, *after, plans=plans)
+
+    assert [step.kind for step in steps] == ["Limit", "Index Scan"]
+    assert steps[-1] == Step("Index Scan", index="history", rows=SIZE + 1, filtered=0, blocks=steps[-1].blocks)
+    assert steps[-1].blocks < 2 * SIZE
