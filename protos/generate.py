@@ -2,6 +2,7 @@
 
 gen/python          modules, stubs and their types, and buf.validate, so that the package works alone
 gen/descriptors.binpb   all descriptors, for Envoy's transcoder and for reflection
+gen/openapi.json    the REST door as OpenAPI 3.1
 
 The same protos with the same locked tools give the same bytes.
 """
@@ -12,10 +13,12 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from pathlib import Path
 
 import grpc_tools
 from grpc_tools import protoc
+from openapi import openapi
 from protovalidate._gen.buf.validate import validate_pb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +63,10 @@ def generate(target: Path, scratch: Path) -> None:
     for package in sorted(path for path in python.iterdir() if path.is_dir()):
         (package / "py.typed").touch()
     write_descriptors(target / "descriptors.binpb", scratch)
+    image = scratch / "image.binpb"
+    write_descriptors(image, scratch, "--include_source_info")
+    package = tomllib.loads((GEN / "python" / "pyproject.toml").read_text())["project"]
+    (target / "openapi.json").write_bytes(openapi(image.read_bytes(), package["version"]))
 
 
 def drop_stubs_without_services(python: Path) -> None:

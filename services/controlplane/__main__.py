@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 async def serve(settings: Settings) -> None:
     """Until SIGTERM or SIGINT."""
-    contract = Contract.read(resource("gen/descriptors.binpb").read_bytes())
+    contract = Contract.read(resource("gen/descriptors.binpb").read_bytes(), resource("gen/openapi.json").read_bytes())
     surroundings = Surroundings(
         edge=HostPort.parse(settings.edge_listen),
         mesh=HostPort.parse(settings.mesh_listen),

@@ -45,11 +45,13 @@ class Contract:
     rpcs: tuple[Rpc, ...]
     descriptors: bytes
     """The serialized FileDescriptorSet, imports before their users."""
+    openapi: bytes
+    """The same for callers over REST: a document of OpenAPI."""
 
     @classmethod
-    def read(cls, descriptors: bytes) -> "Contract":
+    def read(cls, descriptors: bytes, openapi: bytes = b"") -> "Contract":
         files = descriptor_pb2.FileDescriptorSet.FromString(descriptors).file
-        return cls(tuple(rpc for file in files for rpc in _rpcs(file)), descriptors)
+        return cls(tuple(rpc for file in files for rpc in _rpcs(file)), descriptors, openapi)
 
     @property
     def services(self) -> tuple[str, ...]:

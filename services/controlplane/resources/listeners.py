@@ -32,7 +32,7 @@ from services.controlplane.resources.clusters import ADS, JWKS, OTLP
 from services.controlplane.resources.encoding import NEVER, address, packed
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
 from services.controlplane.resources.replies import access_logs, door_noted, local_replies
-from services.controlplane.resources.routes import CORS, EDGE, MESH
+from services.controlplane.resources.routes import CORS, EDGE, MESH, TRANSCODER
 from services.controlplane.resources.surroundings import HostPort, Surroundings
 from services.controlplane.snapshot import Kind, Resource
 
@@ -45,7 +45,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
     filters = [
         _filter(CORS, Cors()),
         _filter("envoy.filters.http.grpc_web", GrpcWeb()),
-        _filter("envoy.filters.http.grpc_json_transcoder", _transcoder(contract)),
+        _filter(TRANSCODER, _transcoder(contract)),
         _filter(JWT_AUTHN, jwt_filter(surroundings)),
         _filter(RBAC, rbac_filter()),
         _filter(LOCAL_RATELIMIT, limits_filter()),

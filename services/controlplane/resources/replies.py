@@ -63,7 +63,8 @@ def local_replies() -> LocalReplyConfig:
             *(_trailers(_both(_grpc_web(), _status(status)), GRPC_CODE[status], say) for status, say in _WORDS.items()),
             *(_text(_both(_grpc(), _status(status)), say) for status, say in _WORDS.items()),
             *(_json(_both(_rest(), _status(status)), code, _WORDS.get(status)) for status, code in GRPC_CODE.items()),
-            _json(_rest(), _UNKNOWN),
+            # Not what a route answers by itself with 200.
+            _json(_both(_rest(), _status(400, ComparisonFilterOp.GE)), _UNKNOWN),
         ]
     )
 
@@ -136,9 +137,9 @@ def _header(matcher: HeaderMatcher) -> AccessLogFilter:
     return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
 
 
-def _status(status: int) -> AccessLogFilter:
+def _status(status: int, how: ComparisonFilterOp = ComparisonFilterOp.EQ) -> AccessLogFilter:
     comparison = ComparisonFilter(
-        op=ComparisonFilterOp.EQ, value=RuntimeUInt32(default_value=status, runtime_key=f"shopmesh.reply.{status}")
+        op=how, value=RuntimeUInt32(default_value=status, runtime_key=f"shopmesh.reply.{status}")
     )
     return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=comparison))
 

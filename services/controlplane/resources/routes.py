@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValue, HeaderValueOption
 from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    FilterConfig,
+    HeaderMatcher,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     RetryPolicyRetryHostPredicate,
@@ -34,6 +38,8 @@ from services.controlplane.snapshot import Kind, Resource
 EDGE = "edge"
 MESH = "mesh"
 CORS = "envoy.filters.http.cors"
+TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+DOCUMENT = "/openapi.json"
 
 ANSWERED_HERE = (
     "/grpc.health.v1.Health/Check",
@@ -82,6 +88,7 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
         )
         for path in ANSWERED_HERE
     ]
+    routes.append(_document(contract.openapi))
     routes += [_rest(rpc, pattern, sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
     rate_limits = {service: policy.rate_limit for service, policy in policies.items()}
     host = VirtualHost(
@@ -91,8 +98,11 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
         request_headers_to_remove=[DOOR],
         typed_per_filter_config=_cors() | limits(rate_limits | {CONTROL_PLANE: _OWN_LIMIT}),
     )
+    table = RouteConfiguration(
+        name=EDGE, virtual_hosts=[host], max_direct_response_body_size_bytes=len(contract.openapi)
+    )
     needs = frozenset((Kind.CLUSTER, rpc.service) for rpc in rpcs)
-    return Resource(Kind.ROUTES, EDGE, bytes(RouteConfiguration(name=EDGE, virtual_hosts=[host])), needs)
+    return Resource(Kind.ROUTES, EDGE, bytes(table), needs)
 
 
 def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling) -> Resource:
@@ -153,6 +163,28 @@ def _rest(rpc: Rpc, pattern: str, sampling_percent: float) -> Route:
         route=RouteAction(cluster=rpc.service),
         typed_per_filter_config=for_nobody(),
         tracing=_tracing(sampling_percent),
+    )
+
+
+def _document(openapi: bytes) -> Route:
+    """What there is over REST, for anybody and for pages of any origin."""
+    # The cors filter leaves routes without a cluster alone.
+    headers = {"content-type": "application/json", "access-control-allow-origin": "*"}
+    return Route(
+        name=DOCUMENT,
+        match=RouteMatch(
+            path=DOCUMENT,
+            headers=[
+                HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex="GET|HEAD")))
+            ],
+        ),
+        direct_response=DirectResponseAction(status=200, body=DataSource(inline_bytes=openapi)),
+        response_headers_to_add=[
+            HeaderValueOption(header=HeaderValue(key=name, value=value)) for name, value in headers.items()
+        ],
+        metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
+        # The transcoder refuses what is no rpc.
+        typed_per_filter_config=for_anybody() | {TRANSCODER: packed(FilterConfig(disabled=True))},
     )
 
 
