@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import grpc
@@ -54,10 +54,12 @@ class Peer(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventory
                 await context.abort(self._answer, "said by something on the way")
         return self._answer
 
-    GetProduct = BatchGetProducts = ListProducts = CreateProduct = _say
-    UpdateProduct = ArchiveProduct = UnarchiveProduct = _say
-    GetStock = BatchGetStock = CheckStock = ListStock = AdjustStock = _say
-    ReserveStock = ConfirmReservations = ReleaseReservation = GetReservation = _say
+    BatchGetProducts = ReserveStock = ConfirmReservations = ReleaseReservation = _say
+
+    @classmethod
+    def saying(cls, answer: Message | status_pb2.Status | grpc.StatusCode, *, silent: bool = False) -> Self:
+        """The rpcs that Order never calls are not here: they are UNIMPLEMENTED."""
+        return cls(answer, silent=silent)
 
 
 @asynccontextmanager
@@ -80,7 +82,7 @@ def refusing(code: grpc.StatusCode, reason: str, **facts: str) -> status_pb2.Sta
 
 @pytest.mark.parametrize("archived", [False, True])
 async def test_offers_are_what_the_catalogue_answers(archived: bool) -> None:
-    peer = Peer(
+    peer = Peer.saying(
         product_pb2.BatchGetProductsResponse(
             products=[
                 product_pb2.Product(
@@ -118,7 +120,7 @@ async def test_offers_are_what_the_catalogue_answers(archived: bool) -> None:
 async def test_no_offers(
     answer: status_pb2.Status | grpc.StatusCode, refusal: type[Refusal], facts: dict[str, str]
 ) -> None:
-    async with served(Peer(answer)) as channel:
+    async with served(Peer.saying(answer)) as channel:
         with pytest.raises(refusal) as refused:
             await GrpcCatalog(channel).offers(["mug"])
 
@@ -146,7 +148,7 @@ SOLD_OUT = refusing(
 async def test_no_hold(
     answer: status_pb2.Status | grpc.StatusCode, refusal: type[Refusal], facts: dict[str, str]
 ) -> None:
-    async with served(Peer(answer)) as channel:
+    async with served(Peer.saying(answer)) as channel:
         with pytest.raises(refusal) as refused:
             await GrpcStock(channel).reserve(ID, MUGS, MINUTES, 5.0)
 
@@ -154,7 +156,7 @@ async def test_no_hold(
 
 
 async def test_a_hold_is_asked_for_under_the_id_of_the_order() -> None:
-    peer = Peer(inventory_pb2.ReserveStockResponse())
+    peer = Peer.saying(inventory_pb2.ReserveStockResponse())
 
     async with served(peer) as channel:
         await GrpcStock(channel).reserve(ID, MUG_AND_TEAPOT, MINUTES, 5.0)
@@ -169,7 +171,7 @@ async def test_a_hold_is_asked_for_under_the_id_of_the_order() -> None:
 
 
 async def test_an_answer_that_takes_too_long_is_an_outage() -> None:
-    peer = Peer(inventory_pb2.ReserveStockResponse(), silent=True)
+    peer = Peer.saying(inventory_pb2.ReserveStockResponse(), silent=True)
 
     async with served(peer) as channel:
         with pytest.raises(InventoryUnavailable):
@@ -183,7 +185,7 @@ async def test_the_outcome_of_each_confirmation_is_its_own() -> None:
         ),
         inventory_pb2.ConfirmReservationsResponse.Result(name=f"reservations/{OTHER}", error=SOLD_OUT),
     ]
-    peer = Peer(inventory_pb2.ConfirmReservationsResponse(results=results))
+    peer = Peer.saying(inventory_pb2.ConfirmReservationsResponse(results=results))
 
     async with served(peer) as channel:
         answers = await GrpcStock(channel).confirm([ID, OTHER])
@@ -205,7 +207,7 @@ async def test_the_outcome_of_each_confirmation_is_its_own() -> None:
 async def test_not_confirmed(error: status_pb2.Status, outcome: type[Refusal]) -> None:
     result = inventory_pb2.ConfirmReservationsResponse.Result(name=f"reservations/{ID}", error=error)
 
-    async with served(Peer(inventory_pb2.ConfirmReservationsResponse(results=[result]))) as channel:
+    async with served(Peer.saying(inventory_pb2.ConfirmReservationsResponse(results=[result]))) as channel:
         answers = await GrpcStock(channel).confirm([ID])
 
     assert isinstance(answers[ID], outcome)
@@ -221,6 +223,6 @@ def ways(stock: GrpcStock) -> Sequence[Callable[[], Awaitable[object]]]:
 
 @pytest.mark.parametrize("way", range(3), ids=["reserve", "confirm", "release"])
 async def test_nobody_there_is_an_outage(way: int) -> None:
-    async with served(Peer(grpc.StatusCode.UNAVAILABLE)) as channel:
+    async with served(Peer.saying(grpc.StatusCode.UNAVAILABLE)) as channel:
         with pytest.raises(InventoryUnavailable):
             await ways(GrpcStock(channel))[way]()
