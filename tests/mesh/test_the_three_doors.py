@@ -219,6 +219,21 @@ async def test_a_browser_may_ask_first(web: httpx.AsyncClient, path: str) -> Non
     )
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+async def test_what_grpc_would_reset_takes_no_instance_out(web: httpx.AsyncClient, method: str) -> None:
+    path = "/shop.product.v1.ProductService/GetProduct"
+    request = frame(product_pb2.GetProductRequest(name="products/mug").SerializeToString())
+
+    # HTTP/1.1, and `te: trailers` is missing.
+    async with asyncio.TaskGroup() as at_once:
+        for _ in range(20):
+            at_once.create_task(
+                web.request(method, path, content=request, headers={"content-type": "application/grpc"})
+            )
+
+    assert (await web.get("/v1/products/mug")).status_code == 200
+
+
 # --- reflection and health
 
 

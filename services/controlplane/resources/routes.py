@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValue, HeaderValueOption
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+)
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     FilterConfig,
@@ -59,6 +64,14 @@ _AFTER_ANY_BREAK = "reset,connect-failure,refused-stream"
 _BEFORE_ANYTHING_RAN = "connect-failure,refused-stream"
 _BACK_OFF = RetryPolicyRetryBackOff(base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250))
 
+# gRPC resets what does not ask for trailers, or is no POST. Resets count against the instance: without these two, a few
+# calls of anybody take it out.
+_TRAILERS = HeaderValueOption(
+    header=HeaderValue(key="te", value="trailers"),
+    append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+)
+
+
 type Policies = Mapping[str, policy_pb2.Policy]
 type Sampling = Mapping[str, float]
 """Percent of new traces, per service."""
@@ -70,7 +83,7 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
     routes = [
         Route(
             name=rpc.path,
-            match=RouteMatch(path=rpc.path),
+            match=_call(rpc.path),
             route=_to(rpc.service, _retries(rpc, policies[rpc.service].retries, EDGE)),
             metadata=(by_address if rpc.public else by_user)(rpc.service, policies[rpc.service].rate_limit),
             typed_per_filter_config=for_anybody() if rpc.public else for_roles(rpc.roles),
@@ -81,13 +94,14 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
     routes += [
         Route(
             name=path,
-            match=RouteMatch(path=path),
+            match=_call(path),
             route=_to(CONTROL_PLANE, None),
             metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
             typed_per_filter_config=for_anybody(),
         )
         for path in ANSWERED_HERE
     ]
+    routes += [_preflight(rpc) for rpc in rpcs]
     routes.append(_document(contract.openapi))
     routes += [_rest(rpc, pattern, sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
     rate_limits = {service: policy.rate_limit for service, policy in policies.items()}
@@ -99,7 +113,10 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
         typed_per_filter_config=_cors() | limits(rate_limits | {CONTROL_PLANE: _OWN_LIMIT}),
     )
     table = RouteConfiguration(
-        name=EDGE, virtual_hosts=[host], max_direct_response_body_size_bytes=len(contract.openapi)
+        name=EDGE,
+        virtual_hosts=[host],
+        request_headers_to_add=[_TRAILERS],
+        max_direct_response_body_size_bytes=len(contract.openapi),
     )
     needs = frozenset((Kind.CLUSTER, rpc.service) for rpc in rpcs)
     return Resource(Kind.ROUTES, EDGE, bytes(table), needs)
@@ -144,6 +161,14 @@ def _mesh_routes(
     return [*exact, other]
 
 
+def _call(path: str) -> RouteMatch:
+    return RouteMatch(path=path, headers=[_method("POST")])
+
+
+def _method(name: str) -> HeaderMatcher:
+    return HeaderMatcher(name=":method", string_match=StringMatcher(exact=name))
+
+
 def _to(cluster: str, retry_policy: RetryPolicy | None) -> RouteAction:
     """No time limit but the caller's own: Envoy's default of 15 s would cut streams and look like an outage."""
     return RouteAction(
@@ -152,6 +177,16 @@ def _to(cluster: str, retry_policy: RetryPolicy | None) -> RouteAction:
         idle_timeout=NEVER,
         max_stream_duration=RouteActionMaxStreamDuration(grpc_timeout_header_max=NEVER),
         retry_policy=retry_policy,
+    )
+
+
+def _preflight(rpc: Rpc) -> Route:
+    """Where a browser asks whether it may call: CORS answers, and no call passes."""
+    return Route(
+        name=f"{rpc.path} preflight",
+        match=RouteMatch(path=rpc.path, headers=[_method("OPTIONS")]),
+        route=RouteAction(cluster=rpc.service),
+        typed_per_filter_config=for_nobody(),
     )
 
 
