@@ -63,7 +63,7 @@ class MigrationChanged(CannotStart):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"the tables were made by another {name} than this version has: go back to the version that made them, or "
-            "begin with an empty database (a local shop: `make clean`)"
+            "begin with an empty database"
         )
 
 

@@ -136,7 +136,10 @@ class Supervisor:
             deaths += 1
             how = _how(part.child.returncode if part.child else None)
             if not part.was_ready and deaths >= TRIES:
-                raise CannotStart(f"{part.process.name} does not start ({how}): {part.log.last}")
+                raise CannotStart(
+                    f"{part.process.name} does not start ({how}): {part.log.last} "
+                    f"(more: `shopmesh logs {part.process.name}`; to begin anew: `make clean`)"
+                )
             part.is_ready.clear()
             part.log.say(f"the process {how}; starting it again")
             self._screen.trouble(part.process.name, f"{how}, starting it again")
