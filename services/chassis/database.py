@@ -156,14 +156,15 @@ class Database:
             await connection.execute("select pg_advisory_xact_lock(hashtext('migrations'))")
             await connection.execute(
                 "create table if not exists migrations"
-                " (name text primary key, sha256 text not null, create_time timestamptz not null default now())"
+                " (name text primary key, create_time timestamptz not null default now());"
+                "alter table migrations add column if not exists sha256 text"  # null: ran before it was kept
             )
-            ran = await connection.fetchval("select sha256 from migrations where name = $1", name)
+            ran = await connection.fetchrow("select sha256 from migrations where name = $1", name)
             if ran is None:
                 await connection.execute(sql)
                 await connection.execute("insert into migrations (name, sha256) values ($1, $2)", name, sha256)
                 log.info("migrated", migration=name)
-            elif ran != sha256:
+            elif ran["sha256"] not in (None, sha256):
                 raise MigrationChanged(name)
 
     async def close(self) -> None:

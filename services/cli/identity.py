@@ -21,6 +21,11 @@ def access_token(issuer: str, user: str) -> str:
         ) from None
     if answer.status_code in (400, 401) and "invalid_grant" in answer.text:
         raise CannotStart(f"Keycloak knows no demo user {user}: there are ann, bob, carol and oscar")
+    if answer.status_code >= 500:
+        raise CannotStart(
+            f"Keycloak fails ({answer.status_code}): see `shopmesh logs keycloak`; after a full disk it has to be "
+            "started anew (`shopmesh down`, `make run`)"
+        )
     if answer.status_code != 200:
         raise CannotStart(f"Keycloak refused a token for {user}: {answer.status_code} {answer.text}")
     return str(answer.json()["access_token"])
