@@ -1,4 +1,4 @@
-"""One order of ann's, told step by step: what happened where, and when."""
+"""One order of ann's, placed and then cancelled, told step by step: what happened where, and when."""
 
 import asyncio
 import time
@@ -52,31 +52,39 @@ async def run(ports: dict[str, int], issuer: str, tell: Callable[[str], None]) -
 
 
 async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
-    """Places the order through the edge and follows it to the mail."""
+    """Places the order through the edge, follows it to the mail, and cancels it again."""
     token = await asyncio.to_thread(access_token, issuer, "ann")
     story.step("keycloak", f"gave ann an access token of {len(token)} characters")
-    try:
-        async with grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}") as edge:
-            lines = await _choose(edge, story)
-            order = await _place(edge, lines, token, story)
-    except grpc.aio.AioRpcError as error:
-        raise CannotStart(f"the shop refused: {error.code().name} {error.details()}") from None
-    order_id = order_uuid(order.name)
     async with (
+        grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}") as edge,
         Databases(ports["postgres"]) as databases,
         httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
     ):
-        give_up = time.monotonic() + MAIL_S
-        while not (trail := await databases.trail(order_id)).is_finished or not (
-            arrived := await _arrived(mail, trail)
-        ):
-            if time.monotonic() > give_up:
-                raise CannotStart(f"the mail has not come within {MAIL_S:.0f} s: see `shopmesh order {order_id}`")
-            await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            lines = await _choose(edge, story)
+            order = await _place(edge, lines, token, story)
+            await _followed(order, databases, mail)
+            await _cancel(edge, order, token, story)
+            trail, arrived = await _followed(order, databases, mail)
+        except grpc.aio.AioRpcError as error:
+            raise CannotStart(f"the shop refused: {error.code().name} {error.details()}") from None
     for when, where, what in _told(trail):
         story.step(where, what, when)
-    story.step("mailbox", f"has “{trail.notifications[0]['subject']}”: http://{HOST}:{ports['mail']}", arrived)
-    return order_id
+    for when, subject in arrived:
+        story.step("mailbox", f"has “{subject}”: http://{HOST}:{ports['mail']}", when)
+    return order_uuid(order.name)
+
+
+async def _followed(
+    order: order_pb2.Order, databases: Databases, mail: httpx.AsyncClient
+) -> tuple[Trail, list[tuple[datetime, str]]]:
+    """Everything about the order once it has come to rest, and when which mail arrived."""
+    order_id, give_up = order_uuid(order.name), time.monotonic() + MAIL_S
+    while not (trail := await databases.trail(order_id)).is_finished or not (arrived := await _arrived(mail, trail)):
+        if time.monotonic() > give_up:
+            raise CannotStart(f"the mail has not come within {MAIL_S:.0f} s: see `shopmesh order {order_id}`")
+        await asyncio.sleep(LOOK_EVERY_S)
+    return trail, arrived
 
 
 async def _choose(edge: grpc.aio.Channel, story: Story) -> list[order_pb2.Order.Line]:
@@ -119,17 +127,36 @@ async def _place(
     return answer.order
 
 
+async def _cancel(edge: grpc.aio.Channel, order: order_pb2.Order, token: str, story: Story) -> None:
+    story.step("envoy", "takes CancelOrder: ann has thought better of it")
+    answer = await order_pb2_grpc.OrderServiceStub(edge).CancelOrder(
+        order_pb2.CancelOrderRequest(name=order.name, etag=order.etag),
+        metadata=(("authorization", f"Bearer {token}"),),
+        timeout=CALL_S,
+    )
+    story.step("order", f"answered {order_pb2.Order.State.Name(answer.order.state)}")
+
+
+STOCK = {
+    "HELD": "held {} pieces in its database",
+    "CONFIRMED": "confirmed them: they have left the shelf",
+    "RELEASED": "took all {} back: the shelf is as it was",
+}
+
+
 def _told(trail: Trail) -> list[tuple[datetime, str, str]]:
-    """What happened behind the call, with the times that the databases keep."""
+    """What happened behind the calls, with the times that the databases keep."""
     assert trail.order is not None
-    steps = []
-    if trail.reservation:
-        pieces = sum(line["quantity"] for line in trail.lines)
-        steps.append((trail.reservation["create_time"], "inventory", f"held {pieces} pieces in its database"))
-        if trail.reservation["state"] == "CONFIRMED":
-            steps.append((trail.reservation["update_time"], "inventory", "confirmed them: they have left the shelf"))
+    pieces = sum(line["quantity"] for line in trail.lines)
+    moved = {entry["kind"]: entry["create_time"] for entry in trail.ledger}
+    steps = [(when, "inventory", STOCK[kind].format(pieces)) for kind, when in moved.items() if kind in STOCK]
+    first, *changes = trail.events
     committed = f"committed the order of {money(trail.order)} and its event together"
-    steps.append((trail.events[0]["create_time"], "order", committed))
+    steps.append((first["create_time"], "order", committed))
+    steps += [
+        (event["create_time"], "order", f"committed version {event['version']} and its event together")
+        for event in changes
+    ]
     steps += [
         (event["sent_time"], "order→nats", f"{event['type']} is in the stream ORDERS")
         for event in trail.events
@@ -146,12 +173,12 @@ def _told(trail: Trail) -> list[tuple[datetime, str, str]]:
     return steps
 
 
-async def _arrived(mail: httpx.AsyncClient, trail: Trail) -> datetime | None:
-    """When the mailbox, asked by Mailpit's API, got the mail with that subject; None while it has not."""
+async def _arrived(mail: httpx.AsyncClient, trail: Trail) -> list[tuple[datetime, str]]:
+    """When the mailbox, asked by Mailpit's API, got the mails about the order; none while one of them is missing."""
     try:
         answer = await mail.get("/api/v1/messages", params={"limit": 50})
     except httpx.TransportError:
-        return None
-    subject = trail.notifications[0]["subject"]
-    found = [message["Created"] for message in answer.json()["messages"] if message["Subject"] == subject]
-    return datetime.fromisoformat(found[0]) if found else None
+        return []
+    got = {message["Subject"]: datetime.fromisoformat(message["Created"]) for message in answer.json()["messages"]}
+    subjects = [each["subject"] for each in trail.notifications]
+    return [(got[subject], subject) for subject in subjects] if got.keys() >= set(subjects) else []

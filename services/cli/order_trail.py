@@ -36,12 +36,13 @@ class Trail:
 
     @property
     def is_finished(self) -> bool:
-        """Settled in Inventory, announced, and every mail in its final state."""
+        """Settled in Inventory, announced, and the mail about each event in its final state."""
+        announced = [event for event in self.events if event["type"]]
         return (
             self.order is not None
             and self.order["settled_time"] is not None
-            and all(event["sent_time"] for event in self.events if event["type"])
-            and bool(self.notifications)
+            and all(event["sent_time"] for event in announced)
+            and len(self.notifications) >= len(announced)
             and all(each["state"] in ("SENT", "SUPERSEDED", "FAILED") for each in self.notifications)
         )
 

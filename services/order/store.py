@@ -1,6 +1,7 @@
 """Orders in PostgreSQL, one statement per step."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,7 +9,7 @@ from uuid import UUID
 
 from services.chassis import logs
 from services.chassis.database import Database, OutcomeUnknown, Record
-from services.chassis.tracing import current_traceparent
+from services.chassis.tracing import current_traceparent, span
 from services.chassis.worker import Failed, Job
 from services.money import Money
 from services.order.contract import event_id, event_message
@@ -71,7 +72,8 @@ with due as (
 )
 update orders set claimed_until = now() + interval '30 s', attempts = attempts + 1
 from due where orders.id = due.id
-returning orders.*"""
+returning orders.*,
+  (select traceparent from order_events said where said.order_id = orders.id and said.version = orders.version)"""
 
 # Three kinds of outcome, of different rows. Settled and changed are compare-and-set on the version that was acted on,
 # and change nothing that another replica has settled meanwhile; a failure is noted only while the lease is ours. A
@@ -169,6 +171,8 @@ class Claimed:
 
     order: Order
     lease: datetime
+    traceparent: str | None
+    """Of what made this version of it."""
 
 
 class SettlerJob(Job[Claimed, Settled | OrderRejected]):
@@ -185,10 +189,16 @@ class SettlerJob(Job[Claimed, Settled | OrderRejected]):
         self._database, self._act, self._committed = database, act, committed
 
     async def claim(self, most: int) -> Sequence[Claimed]:
-        return [Claimed(_order(record), record["claimed_until"]) for record in await self._database.fetch(_CLAIM, most)]
+        return [
+            Claimed(_order(record), record["claimed_until"], record["traceparent"])
+            for record in await self._database.fetch(_CLAIM, most)
+        ]
 
     async def act(self, items: Sequence[Claimed]) -> Sequence[Settled | OrderRejected | Failed]:
-        outcomes = await self._act([claimed.order for claimed in items])
+        # One that is settled alone is settled in its own trace; a call for several is in nobody's.
+        trace = items[0].traceparent if len(items) == 1 else None
+        with span("settle", parent=trace) if trace else nullcontext():
+            outcomes = await self._act([claimed.order for claimed in items])
         return [Failed(outcome.reason) if isinstance(outcome, Refusal) else outcome for outcome in outcomes]
 
     async def settle(self, outcomes: Sequence[tuple[Claimed, Settled | OrderRejected | Failed]]) -> None:

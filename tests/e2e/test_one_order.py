@@ -103,6 +103,37 @@ async def test_an_order_over_the_command_line_of_a_developer(shop: Shop, stocked
     assert b'"STATE_PLACED"' in said, said.decode()
 
 
+async def test_an_order_is_cancelled_over_rest_by_its_customer_alone_and_all_pieces_come_back(
+    shop: Shop, edge: grpc.aio.Channel, http: httpx.AsyncClient, bearer: Bearer, stocked: Stocked
+) -> None:
+    product = await stocked(5)
+    order = await placed(edge, bearer, product, 2)
+    path = f"/v1/{order.name}:cancel"
+
+    others = await http.post(path, json={}, headers=dict(bearer("bob")))
+    outdated = await http.post(path, json={"etag": '"7"'}, headers=dict(bearer("ann")))
+    first = await http.post(path, json={"etag": order.etag}, headers=dict(bearer("ann")))
+    again = await http.post(path, json={"etag": order.etag}, headers=dict(bearer("ann")))
+
+    assert (others.status_code, outdated.status_code) == (404, 409), others.text + outdated.text
+    assert first.status_code == again.status_code == 200, first.text + again.text
+    assert first.json()["order"]["state"] == "STATE_CANCELLED"
+    assert again.json() == first.json()
+
+    async def given_back() -> bool:
+        query = "select on_hand, reserved from audit_stock where product = $1"
+        [row] = await audit(shop, "inventory", query, product.removeprefix("products/"))
+        return tuple(row) == (5, 0)
+
+    async def told() -> bool:
+        mails = await mails_about(http, shop, order.name)
+        cancelled = [mail for mail in mails if "cancelled" in str(mail["Subject"])]
+        return len(cancelled) == 1 and "nothing is owed" in str(cancelled[0]["HTML"])
+
+    await eventually(given_back, "the shelf is as it was")
+    await eventually(told, "a mail says that it was cancelled")
+
+
 async def test_the_same_request_id_gives_the_first_order(
     shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
 ) -> None:

@@ -26,8 +26,9 @@ async def test_the_demo_tells_an_order_from_beginning_to_end(shop: Shop) -> None
 
     (id, *_) = re.findall(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", told)
     assert "ann@example.com" in told
+    assert told.index("STATE_PLACED") < told.index("STATE_CANCELLED") < told.index("the shelf is as it was")
     shown = shop.command("order", id)
-    for word in ("PLACED", "CONFIRMED", "SENT", id):
+    for word in ("CANCELLED, version 2", "OrderPlaced", "OrderCancelled", "CONFIRMED", "RELEASED", "SENT", id):
         assert word in shown, shown
 
     async def logged() -> bool:

@@ -7,12 +7,16 @@ import pytest
 from shop.order.v1 import events_pb2
 
 from services.chassis.database import Database
+from services.chassis.tracing import current_traceparent, span
 from services.chassis.worker import Failed, Worker
 from services.order.domain import Order, OrderCancelled, OrderPlaced, OrderRejected, State
 from services.order.store import Claimed, SettlerJob, SqlOrders
 from services.order.use_cases import Settled, Settlement, Settling
 from tests.support.waiting import eventually
 from tests.unit.order.fakes import NOON, ONE_O_CLOCK, TERMS, Warehouse, order
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+TRACE_OF_THE_CANCEL = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
 async def nothing(orders: Sequence[Order]) -> Sequence[Settlement]:
@@ -149,6 +153,26 @@ async def test_a_cancelled_order_is_claimed_at_once_and_who_settles_its_version_
 
     [again] = await settler(database).claim(5)
     assert again.order == cancelled
+
+
+async def test_an_order_that_is_settled_alone_is_settled_in_the_trace_of_its_last_change(database: Database) -> None:
+    one, other = await placed(database), await placed(database, "r2")
+    seen: list[str | None] = []
+
+    async def look(orders: Sequence[Order]) -> Sequence[Settlement]:
+        seen.append(current_traceparent())
+        return [Settled() for _ in orders]
+
+    settling = settler(database, look)
+    await database.execute("update order_events set traceparent = $1", TRACE)
+    await settling.act(both := await settling.claim(5))
+    await settling.settle([(claimed, Settled()) for claimed in both])
+    with span("cancel", parent=TRACE_OF_THE_CANCEL):
+        await SqlOrders(database, committed=lambda: None).change(OrderCancelled(one.cancel(ONE_O_CLOCK)))
+    await settling.act(await settling.claim(5))
+
+    assert {claimed.order.id for claimed in both} == {one.id, other.id}
+    assert seen == [None, TRACE_OF_THE_CANCEL]
 
 
 async def test_a_failure_after_the_lease_is_nobodys(database: Database) -> None:
