@@ -34,12 +34,14 @@ from services.controlplane.resources.encoding import Json, extension, packed, st
 GRPC_CODE = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 431: 8, 502: 14, 503: 14, 504: 14}
 """google.rpc.Code beside the HTTP status of Envoy's own replies; everything else is UNKNOWN."""
 _UNKNOWN = 2
+_UNIMPLEMENTED = 12
 # Where Envoy's own words say little, and where over gRPC-web it would guess another code from the HTTP status.
 _WORDS = {
     413: "The request is larger than 4 MiB.",
     429: "Too many calls: come back when the seconds of retry-after have passed.",
     431: "The headers are larger than 16 KiB, or more than 100.",
 }
+_NO_RPC = "There is no such rpc, or it is not for callers outside."
 DOOR = "x-shopmesh-content-type"
 """The content-type that the caller sent: by the time of a reply, the filters have made one of all doors."""
 
@@ -60,6 +62,8 @@ def local_replies() -> LocalReplyConfig:
     """Envoy's refusals: over REST in the shape of all others, and everywhere with the right code and a message."""
     return LocalReplyConfig(
         mappers=[
+            _trailers(_both(_grpc_web(), _status(404)), _UNIMPLEMENTED, _NO_RPC),
+            _text(_both(_grpc(), _status(404)), _NO_RPC),
             *(_trailers(_both(_grpc_web(), _status(status)), GRPC_CODE[status], say) for status, say in _WORDS.items()),
             *(_text(_both(_grpc(), _status(status)), say) for status, say in _WORDS.items()),
             *(_json(_both(_rest(), _status(status)), code, _WORDS.get(status)) for status, code in GRPC_CODE.items()),
