@@ -9,7 +9,7 @@ from tests.support.nats import NatsServer, running_nats
 from tests.support.postgres import Postgres, running_postgres
 
 # One whole shop for all folders that need it: a fixture that two conftests import is made twice.
-pytest_plugins = ("tests.support.shop_fixtures",)
+pytest_plugins = ("tests.support.shop_fixtures", "tests.support.door_fixtures")
 
 _QUICK_FIRST = ("unit", "component", "mesh", "e2e", "fuzz", "chaos")
 

@@ -32,17 +32,10 @@ SERVICES = ("product", "inventory", "order", "notification")
 
 async def callers(shop: Shop) -> list[Caller]:
     """Everybody in the realm, and who would like to be."""
-    async with httpx.AsyncClient(base_url=shop.issuer, trust_env=False, timeout=60) as keycloak:
-
-        async def of_service(name: str) -> str:
-            secret = (shop.state / "secrets" / name).read_text()
-            form = {"grant_type": "client_credentials", "client_id": name, "client_secret": secret}
-            answer = await keycloak.post("/protocol/openid-connect/token", data=form)
-            return str(answer.raise_for_status().json()["access_token"])
-
-        keys = (await keycloak.get("/protocol/openid-connect/certs")).json()["keys"]
-        services = {name: await of_service(name) for name in SERVICES}
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as keycloak:
+        keys = (await keycloak.get(f"{shop.issuer}/protocol/openid-connect/certs")).json()["keys"]
     (public,) = [key for key in keys if key["use"] == "sig"]
+    services = {name: shop.service_token(name) for name in SERVICES}
     people = {name: shop.token(name) for name in PEOPLE}
     return [
         NOBODY,

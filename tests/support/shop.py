@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from services.cli.stack import remove
 from tests.support.ports import free_ports
 from tests.support.waiting import DEADLINE_S
@@ -73,6 +75,13 @@ class Shop:
 
     def token(self, user: str) -> str:
         return self.command("token", user).strip()
+
+    def service_token(self, service: str) -> str:
+        """The service's own, for its own secret."""
+        form = {"grant_type": "client_credentials", "client_id": service}
+        form["client_secret"] = (self.state / "secrets" / service).read_text()
+        answer = httpx.post(f"{self.issuer}/protocol/openid-connect/token", data=form, trust_env=False, timeout=60)
+        return str(answer.raise_for_status().json()["access_token"])
 
 
 @contextmanager

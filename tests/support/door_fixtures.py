@@ -1,0 +1,138 @@
+"""A shop in which something has happened already, and its doors: for tests that ask the same at each.
+
+A plugin of tests/conftest.py.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.type.money_pb2 import Money
+from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
+from shop.order.v1 import order_pb2, order_pb2_grpc
+from shop.product.v1 import product_pb2, product_pb2_grpc
+
+from tests.support.contract import Metadata, Rpc
+from tests.support.doors import Answer, Door, Grpc, GrpcWeb, Rest, Unroutable
+from tests.support.limits import no_limits
+from tests.support.shop import Shop
+from tests.support.shop_fixtures import Bearer, Stocked, order_of
+
+type Doors = Mapping[str, Door]
+"""By name: gRPC, gRPC-web in both framings, REST."""
+
+MUG = {"display_name": "Mug", "price": {"currency_code": "EUR", "units": 12}}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the shop holds before anybody knocks. `{thing}` in a case is `names["thing"]`."""
+
+    names: Mapping[str, str]
+
+    def told(self, value: Any) -> Any:
+        """`value` with all names filled in."""
+        match value:
+            case str():
+                return value.format_map(self.names)
+            case dict():
+                return {key: self.told(each) for key, each in value.items()}
+            case list():
+                return [self.told(each) for each in value]
+        return value
+
+
+@pytest.fixture(scope="session")
+async def world(shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked) -> World:
+    catalog, orders = product_pb2_grpc.ProductServiceStub(edge), order_pb2_grpc.OrderServiceStub(edge)
+    ann, carol = bearer("ann"), bearer("carol")
+    thing, bare, gone, edited, dollar = [await stocked(pieces) for pieces in (20, 0, 1, 0, 0)]
+    await catalog.ArchiveProduct(product_pb2.ArchiveProductRequest(name=gone), metadata=carol, timeout=60)
+    in_dollars = product_pb2.Product(name=dollar, price=Money(currency_code="USD", units=7))
+    await catalog.UpdateProduct(product_pb2.UpdateProductRequest(product=in_dollars), metadata=carol, timeout=60)
+    used, request = str(uuid.uuid4()), order_of(thing)
+    product = json_format.ParseDict(MUG, product_pb2.Product())
+    await catalog.CreateProduct(
+        product_pb2.CreateProductRequest(product_id=f"mug-{used}", product=product, request_id=used),
+        metadata=carol, timeout=60,
+    )  # fmt: skip
+    placed = [await orders.PlaceOrder(each, metadata=ann, timeout=60) for each in (request, order_of(thing))]
+    cancelled = await orders.CancelOrder(
+        order_pb2.CancelOrderRequest(name=placed[1].order.name), metadata=ann, timeout=60
+    )
+    products = await catalog.ListProducts(product_pb2.ListProductsRequest(page_size=1), timeout=60)
+    newest = await orders.ListOrders(order_pb2.ListOrdersRequest(page_size=1), metadata=ann, timeout=60)
+    (_, left), (_, right) = sorted([(thing, "EUR"), (dollar, "USD")])
+    held = await stocked(1)
+    await hold(shop, held)
+    return World({
+        "thing": thing, "bare": bare, "gone": gone, "edited": edited, "dollar": dollar, "held": held,
+        "holding": held.removeprefix("products/"),
+        "left": left, "right": right,
+        "run": used, "used": used, "stocked": thing.removeprefix("products/"), "mug": f"products/mug-{used}",
+        "order": placed[0].order.name, "ordered": request.request_id, "cancelled": cancelled.order.name,
+        "of_products": products.next_page_token, "of_orders": newest.next_page_token,
+    })  # fmt: skip
+
+
+async def hold(shop: Shop, product: str) -> None:
+    """Promises one piece, as Order does."""
+    line = inventory_pb2.Reservation.Line(product=product, quantity=1)
+    request = inventory_pb2.ReserveStockRequest(
+        reservation_id=str(uuid.uuid4()),
+        reservation=inventory_pb2.Reservation(lines=[line]),
+        ttl=Duration(seconds=3600),
+    )
+    token = (("authorization", f"Bearer {shop.service_token('order')}"),)
+    async with grpc.aio.insecure_channel(shop.address("inventory")) as channel:
+        await inventory_pb2_grpc.InventoryServiceStub(channel).ReserveStock(request, metadata=token, timeout=60)
+
+
+@pytest.fixture(scope="module")
+async def doors(shop: Shop, edge: grpc.aio.Channel, http: httpx.AsyncClient) -> AsyncIterator[Doors]:
+    """Of an edge that counts no calls."""
+    async with no_limits(shop):
+        yield {
+            "gRPC": Grpc(edge),
+            "gRPC-web": GrpcWeb(http, text=False),
+            "gRPC-web, text": GrpcWeb(http, text=True),
+            "REST": Rest(http),
+        }
+
+
+async def ask(doors: Doors, rpc: Rpc, request: Message, metadata: Metadata) -> dict[str, Answer]:
+    """By door; without REST when no path can say the request."""
+
+    async def one(name: str) -> tuple[str, Answer] | None:
+        try:
+            return name, await doors[name].call(rpc, request, metadata)
+        except Unroutable:
+            return None
+
+    return dict([answered for name in doors if (answered := await one(name))])
+
+
+def same_at_all(answers: Mapping[str, Answer]) -> Answer:
+    """The one answer of all doors."""
+    first = answers["gRPC"]
+    assert answers == dict.fromkeys(answers, first)
+    return first
+
+
+def line(product: str, quantity: int = 1) -> dict[str, object]:
+    return {"product": product, "quantity": quantity}
+
+
+def cart(*lines: object, request_id: str = "three-doors") -> dict[str, object]:
+    return {"order": {"lines": lines and list(lines)}, "request_id": request_id}
+
+
+def new_product(product_id: str, request_id: str, **changed: object) -> dict[str, object]:
+    return {"product_id": product_id, "product": MUG | changed, "request_id": request_id}
