@@ -88,7 +88,7 @@ def up(
 @with_state
 @click.option("--wipe", is_flag=True, help="Also remove its data: databases, streams, logs.")
 def down(state: Path, wipe: bool) -> None:
-    """Stop the shop that runs in the state folder, wherever it was started."""
+    """Stop the shop of the state folder, wherever it was started."""
     folder = StateFolder(state.absolute())
     if (holder := folder.holder()) is None:
         click.echo(f"nothing runs in {shown(state)}")
@@ -111,7 +111,7 @@ def down(state: Path, wipe: bool) -> None:
 @with_state
 @click.option("--json", "as_json", is_flag=True, help="A list of {name, state, pid, address, rss_bytes, pss_bytes}.")
 def status(state: Path, as_json: bool) -> None:
-    """Show every part of the shop: its state, process, address and memory.
+    """Show every part: its state, process, address and memory.
 
     PSS is memory with what is shared split among its users, so its sum is what the shop takes. Exit code 1 when
     a part is not ready.
@@ -145,7 +145,10 @@ def status(state: Path, as_json: bool) -> None:
 @click.option("--order", metavar="ID", help="Only lines about this order, and all lines of their traces.")
 @click.option("--json", "as_json", is_flag=True, help="The lines as they were written.")
 def logs(state: Path, service: str | None, follow: bool, order: str | None, as_json: bool) -> None:
-    """Show what the parts have logged, in order of time: all of them, or one SERVICE (any name of `status`)."""
+    """Show what all parts have logged, in order of time.
+
+    With SERVICE, any name of `status`, only what that one has.
+    """
     from services.cli.logs import Reader, of_order, part_names, rendered
 
     folder = StateFolder(state.absolute()).logs
@@ -170,7 +173,9 @@ def logs(state: Path, service: str | None, follow: bool, order: str | None, as_j
 @with_state
 @click.argument("user")
 def token(state: Path, user: str) -> None:
-    """Print an access token of a demo USER (ann, bob, carol, oscar), good for an hour.
+    """Print an access token of a demo USER, good for an hour.
+
+    There are ann and bob (customer), carol (catalog-manager, inventory-manager) and oscar (operator).
 
     For example: curl -H "Authorization: Bearer $(shopmesh token ann)" http://127.0.0.1:8080/v1/orders
     """
@@ -185,9 +190,10 @@ def token(state: Path, user: str) -> None:
 @with_state
 @click.argument("id")
 def order(state: Path, id: str) -> None:
-    """Show one order on one screen: its state, history, reservation, events and mails.
+    """Show one order on one screen, from its state to its mails.
 
-    ID is orders/<uuid> or the uuid. Reads the services' databases, without changing anything.
+    State, history, reservation, events and mails. ID is orders/<uuid> or the uuid. Reads the services' databases,
+    without changing anything.
     """
     from services.cli.order_trail import Databases, order_uuid, page
 
@@ -203,7 +209,10 @@ def order(state: Path, id: str) -> None:
 @main.command()
 @with_state
 def demo(state: Path) -> None:
-    """Place one order as ann and tell, step by step with times, what happened where until the mail has arrived."""
+    """Place one order as ann and tell what happens, with times.
+
+    Step by step, and service by service, until the mail has arrived.
+    """
     from services.cli.demo import run
 
     folder = StateFolder(state.absolute())
