@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
 from mesh.v1 import auth_pb2
@@ -36,6 +37,16 @@ def test_the_table_of_rpcs_has_them_all_with_their_routes_and_rules() -> None:
     table = re.findall(r"^\| \w+Service\.\w+ \|.*$", (CHECKOUT / "docs" / "api.md").read_text(), re.MULTILINE)
 
     assert sorted(table) == sorted(rows())
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/running.md", "docs/benchmarks.md"]
+)
+def test_every_link_leads_somewhere(document: str) -> None:
+    file = CHECKOUT / document
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text())
+
+    assert [link for link in links if not (file.parent / link).exists()] == []
 
 
 def test_the_files_that_contributors_are_sent_to_exist() -> None:
