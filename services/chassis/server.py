@@ -28,6 +28,7 @@ from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
 from services.chassis.settings import CannotStart, Settings
+from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.tracing import suppress_instrumentation, tracing
 from services.files import resource
 
@@ -85,7 +86,7 @@ def guarded_server(
     layers = [traced, told, refused(domain), bounded(default_s), admitted(tokens, rules)]
     return grpc.aio.server(
         interceptors=[*tracing.server_interceptors(), Around(layers)],
-        options=[("grpc.so_reuseport", 0)],  # two processes on one port would each get some of the calls
+        options=SERVER_OPTIONS,
     )
 
 

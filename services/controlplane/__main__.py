@@ -13,6 +13,7 @@ import uvloop
 from services.chassis import logs
 from services.chassis.etcd import Etcd
 from services.chassis.settings import CannotStart, Settings
+from services.chassis.sizes import SERVER_OPTIONS
 from services.controlplane import edge
 from services.controlplane.ads import DiscoveryService
 from services.controlplane.contract import Contract
@@ -46,8 +47,7 @@ async def serve(settings: Settings) -> None:
     etcd = Etcd(",".join(settings.etcd))
     source = Source(etcd, PREFIX, services, Seeds.read(resource("etcd/seed"), services))
 
-    # Two control planes on one port would each get some of the streams.
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     DiscoveryService(control.snapshots).add_to(server)
     edge.add_to(server, contract, control.models)
     try:

@@ -25,6 +25,7 @@ from shop.product.v1 import product_pb2
 
 from services.chassis.etcd import Etcd
 from services.chassis.registry import Registration
+from services.chassis.sizes import SERVER_OPTIONS
 
 HEARD = ("authorization", "traceparent", "x-envoy-attempt-count")
 AFTER_DRAINING_S = 0.2
@@ -83,7 +84,7 @@ def _answer(method: str, request: bytes) -> bytes:
 
 async def serve(instance: str, services: Sequence[str]) -> None:
     """Ready, then registered; on SIGTERM drained as DESIGN has it: DRAINING, 0.2 s, NOT_SERVING, stop, gone."""
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers([Echo(instance)])
     checked = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checked, server)

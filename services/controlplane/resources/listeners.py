@@ -6,10 +6,13 @@ import betterproto2
 from envoy_data_plane.envoy.config.core.v3 import (
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
     TrafficDirection,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
     GrpcJsonTranscoder,
@@ -26,15 +29,22 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.type.v3 import Percent
 
+from services.chassis.sizes import MESSAGE_BYTES
 from services.controlplane.contract import Contract
 from services.controlplane.resources.access import JWT_AUTHN, RBAC, jwt_filter, rbac_filter
 from services.controlplane.resources.clusters import ADS, JWKS, OTLP
 from services.controlplane.resources.encoding import NEVER, address, packed
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
 from services.controlplane.resources.replies import access_logs, door_noted, local_replies
-from services.controlplane.resources.routes import CORS, EDGE, MESH, TRANSCODER
+from services.controlplane.resources.routes import BUFFER, CORS, EDGE, MESH, REST_BODY_BYTES, TRANSCODER
 from services.controlplane.resources.surroundings import HostPort, Surroundings
 from services.controlplane.snapshot import Kind, Resource
+
+_HEADERS_KIB = 60
+_WINDOW_BYTES = 1024 * 1024
+_HEADERS = 1000
+# A message of the largest size as JSON, where one byte takes up to six.
+_JSON_BYTES = 6 * MESSAGE_BYTES
 
 
 def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
@@ -45,6 +55,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
     filters = [
         _filter(CORS, Cors()),
         _filter("envoy.filters.http.grpc_web", GrpcWeb()),
+        _filter(BUFFER, Buffer(max_request_bytes=REST_BODY_BYTES)),
         _filter(TRANSCODER, _transcoder(contract)),
         _filter(JWT_AUTHN, jwt_filter(surroundings)),
         _filter(RBAC, rbac_filter()),
@@ -57,6 +68,10 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
     # Callers are who they connect from, whatever their headers say.
     manager.use_remote_address = True
     manager.normalize_path = True
+    # Envoy's default of 256 MiB would let a caller send as much before anybody reads it.
+    manager.http2_protocol_options = Http2ProtocolOptions(
+        initial_stream_window_size=_WINDOW_BYTES, initial_connection_window_size=_WINDOW_BYTES
+    )
     return _listener(EDGE, surroundings.edge, manager, TrafficDirection.INBOUND, [JWKS, OTLP])
 
 
@@ -75,6 +90,9 @@ def _manager(name: str, filters: list[HttpFilter]) -> HttpConnectionManager:
         tracing=_tracing(),
         # Routes decide; the default of 5 min would cut quiet streams.
         stream_idle_timeout=NEVER,
+        # Of a limit of its own, Envoy tells callers over HTTP/2 by a reset only. Services have lower ones, and say so.
+        max_request_headers_kb=_HEADERS_KIB,
+        common_http_protocol_options=HttpProtocolOptions(max_headers_count=_HEADERS),
     )
 
 
@@ -103,6 +121,7 @@ def _transcoder(contract: Contract) -> GrpcJsonTranscoder:
         print_options=GrpcJsonTranscoderPrintOptions(always_print_primitive_fields=True),
         # A refusal of a service becomes {code, message, details}.
         convert_grpc_status=True,
+        max_response_body_size=_JSON_BYTES,
         query_param_unescape_plus=True,
         request_validation_options=GrpcJsonTranscoderRequestValidationOptions(
             reject_unknown_method=True,

@@ -37,9 +37,9 @@ _UNKNOWN = 2
 _UNIMPLEMENTED = 12
 # Where Envoy's own words say little, and where over gRPC-web it would guess another code from the HTTP status.
 _WORDS = {
-    413: "The request is larger than 4 MiB.",
+    413: "The body is larger than 1 MiB.",
     429: "Too many calls: come back when the seconds of retry-after have passed.",
-    431: "The headers are larger than 16 KiB, or more than 100.",
+    431: "The headers are larger than 60 KiB.",
 }
 _NO_RPC = "There is no such rpc, or it is not for callers outside."
 DOOR = "x-shopmesh-content-type"

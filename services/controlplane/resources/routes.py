@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     Tracing,
     VirtualHost,
 )
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer, BufferPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
@@ -43,8 +44,12 @@ from services.controlplane.snapshot import Kind, Resource
 EDGE = "edge"
 MESH = "mesh"
 CORS = "envoy.filters.http.cors"
+BUFFER = "envoy.filters.http.buffer"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 DOCUMENT = "/openapi.json"
+
+REST_BODY_BYTES = 1024 * 1024
+"""It is held before anybody has looked at the token; the largest request that is valid takes a tenth."""
 
 ANSWERED_HERE = (
     "/grpc.health.v1.Health/Check",
@@ -110,7 +115,10 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
         domains=["*"],
         routes=routes,
         request_headers_to_remove=[DOOR],
-        typed_per_filter_config=_cors() | limits(rate_limits | {CONTROL_PLANE: _OWN_LIMIT}),
+        # Over gRPC messages stream through, and the service refuses what is too large.
+        typed_per_filter_config=_cors()
+        | {BUFFER: packed(BufferPerRoute(disabled=True))}
+        | limits(rate_limits | {CONTROL_PLANE: _OWN_LIMIT}),
     )
     table = RouteConfiguration(
         name=EDGE,
@@ -196,7 +204,9 @@ def _rest(rpc: Rpc, pattern: str, sampling_percent: float) -> Route:
         name=f"{rpc.path} REST",
         match=RouteMatch(safe_regex=RegexMatcher(regex=pattern)),
         route=RouteAction(cluster=rpc.service),
-        typed_per_filter_config=for_nobody(),
+        # The transcoder would take a body of any size.
+        typed_per_filter_config=for_nobody()
+        | {BUFFER: packed(BufferPerRoute(buffer=Buffer(max_request_bytes=REST_BODY_BYTES)))},
         tracing=_tracing(sampling_percent),
     )
 

@@ -18,6 +18,8 @@ from tests.support.ruled_echo import SERVICE, Echo, EchoStub, Text, add_echo
 from tests.support.serving import bearing, serving_at
 from tests.support.waiting import DEADLINE_S, eventually
 
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+
 
 class MugNotFound(NotFound):
     reason = "MUG_NOT_FOUND"
@@ -300,3 +302,21 @@ def calls(lines: Any) -> list[dict[str, Any]]:
 
 async def told(lines: Any) -> bool:
     return bool(calls(lines))
+
+
+@pytest.mark.parametrize(("size", "code"), [(15 * 1024, grpc.StatusCode.OK), (17 * 1024, EXHAUSTED)])
+async def test_metadata_have_one_limit_and_not_a_range_of_chance(
+    stub: EchoStub, size: int, code: grpc.StatusCode
+) -> None:
+    for _ in range(10):
+        answer = await outcome(stub.Say(Text(text="hello"), metadata=[("x-large", "a" * size)], timeout=DEADLINE_S))
+
+        assert answer.code is code
+
+
+async def test_a_message_beyond_4_mib_is_refused(channel: grpc.aio.Channel) -> None:
+    say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Say")
+
+    refused = await outcome(say(bytes(4 * 1024 * 1024 + 1), timeout=DEADLINE_S))
+
+    assert refused.code is EXHAUSTED

@@ -1,0 +1,16 @@
+"""How large a call may be, for every gRPC server of the mesh."""
+
+METADATA_BYTES = 16 * 1024
+"""All metadata of a request, as HTTP/2 counts it (32 bytes more per entry). A token takes 1 to 4 KiB."""
+
+MESSAGE_BYTES = 4 * 1024 * 1024
+"""One message, which is gRPC's own default."""
+
+SERVER_OPTIONS = (
+    # Between a soft and a hard limit gRPC refuses at random; so there is one limit.
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    # Two processes on one port would each get some of the calls.
+    ("grpc.so_reuseport", 0),
+)
