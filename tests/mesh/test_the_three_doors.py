@@ -234,6 +234,11 @@ async def test_what_grpc_would_reset_takes_no_instance_out(web: httpx.AsyncClien
     assert (await web.get("/v1/products/mug")).status_code == 200
 
 
+@pytest.mark.parametrize("header", ["x!", "x|y", "x-junk-bin", "grpc-trace-bin"])
+async def test_a_header_that_grpc_cannot_read_is_nobodys_fault(web: httpx.AsyncClient, header: str) -> None:
+    assert (await web.get("/v1/products/mug", headers={header: "!"})).status_code == 200
+
+
 # --- reflection and health
 
 

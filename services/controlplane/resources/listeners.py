@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 import betterproto2
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
     GrpcService,
     GrpcServiceEnvoyGrpc,
     Http2ProtocolOptions,
     HttpProtocolOptions,
     TrafficDirection,
+    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
@@ -27,13 +30,15 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpFilter,
     Rds,
 )
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import Percent
 
 from services.chassis.sizes import MESSAGE_BYTES
 from services.controlplane.contract import Contract
 from services.controlplane.resources.access import JWT_AUTHN, RBAC, jwt_filter, rbac_filter
 from services.controlplane.resources.clusters import ADS, JWKS, OTLP
-from services.controlplane.resources.encoding import NEVER, address, packed
+from services.controlplane.resources.encoding import NEVER, address, extension, packed
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
 from services.controlplane.resources.replies import access_logs, door_noted, local_replies
 from services.controlplane.resources.routes import BUFFER, CORS, EDGE, MESH, REST_BODY_BYTES, TRANSCODER
@@ -64,7 +69,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
     ]
     manager = _manager(EDGE, filters)
     manager.local_reply_config = local_replies()
-    manager.early_header_mutation_extensions = [door_noted()]
+    manager.early_header_mutation_extensions = [door_noted(), _unreadable_removed()]
     # Callers are who they connect from, whatever their headers say.
     manager.use_remote_address = True
     manager.normalize_path = True
@@ -94,6 +99,16 @@ def _manager(name: str, filters: list[HttpFilter]) -> HttpConnectionManager:
         max_request_headers_kb=_HEADERS_KIB,
         common_http_protocol_options=HttpProtocolOptions(max_headers_count=_HEADERS),
     )
+
+
+def _unreadable_removed() -> TypedExtensionConfig:
+    """Takes away what gRPC would answer INTERNAL for.
+
+    Headers whose name HTTP allows and gRPC does not, and binary ones, which must be base64; no service reads any.
+    """
+    names = StringMatcher(safe_regex=RegexMatcher(regex=r"[a-z0-9_.-]*[^a-z0-9_.:-].*|.*-bin"))
+    removed = Mutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=names))
+    return extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=[removed]))
 
 
 def _tracing() -> HttpConnectionManagerTracing:
