@@ -71,7 +71,7 @@ class Outside:
     tally: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """By rpc and door: which answers, how often."""
     _channels: dict[str, grpc.Channel] = field(default_factory=dict)
-    _tokens: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _tokens: dict[str, tuple[float, str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.requests = Requests(self.known)

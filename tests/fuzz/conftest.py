@@ -1,20 +1,27 @@
 """One shop for all searches, with things of their own in it; each search runs once, or for its share of the minutes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.fuzz.calling import Outside
 from tests.fuzz.furnishing import furnish
 from tests.fuzz.searching import MINUTES
+from tests.support.limits import no_limits
 from tests.support.shop import Shop
 
 _REPORT = pytest.StashKey[Outside]()
 
 
 @pytest.fixture(scope="session")
-def outside(shop: Shop, request: pytest.FixtureRequest) -> Iterator[Outside]:
+async def unlimited(shop: Shop) -> AsyncIterator[None]:
+    async with no_limits(shop):
+        yield
+
+
+@pytest.fixture(scope="session")
+def outside(shop: Shop, unlimited: None, request: pytest.FixtureRequest) -> Iterator[Outside]:
     """With products, orders and reservations that only these tests know of."""
     outside = request.config.stash[_REPORT] = Outside(shop)
     furnish(outside)
