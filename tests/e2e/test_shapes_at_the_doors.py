@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
 from tests.support.contract import rpcs
-from tests.support.door_fixtures import MUG, Doors, World, ask, cart, line, new_product
+from tests.support.door_fixtures import MUG, World, cart, line, new_product
+from tests.support.doors import Doors, ask
 from tests.support.shop_fixtures import Bearer
 
 RPC = {rpc.method: rpc for rpc in rpcs()}

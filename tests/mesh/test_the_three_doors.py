@@ -1,7 +1,6 @@
 """gRPC, gRPC-web and REST lead to the same rpcs; reflection and health answer for all services."""
 
 import asyncio
-import base64
 import json
 import subprocess
 from collections.abc import AsyncIterator
@@ -11,12 +10,15 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from shop.product.v1 import product_pb2, product_pb2_grpc
+from shop.notification.v1.notification_pb2 import ListNotificationsRequest
+from shop.product.v1 import product_pb2
 
-from tests.mesh.calls import HealthWatch, call, converse, health
+from tests.mesh.calls import HealthWatch, converse, health
 from tests.mesh.test_who_gets_in import bearer, keys_are_known
+from tests.support.contract import rpcs
+from tests.support.doors import ask, doors_of, same_at_all
 from tests.support.mesh import Mesh
-from tests.support.refused import Refused, outcome
+from tests.support.refused import outcome
 from tests.support.servers import BIN
 from tests.support.waiting import eventually
 
@@ -42,6 +44,9 @@ async def buf_curl(*words: str) -> str:
 def frame(message: bytes) -> bytes:
     """One message of gRPC-web's body."""
     return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+LIST_NOTIFICATIONS = next(rpc for rpc in rpcs() if rpc.method == "ListNotifications")
 
 
 # --- REST
@@ -108,97 +113,30 @@ async def test_a_body_may_not_name_another_product_than_the_path(
     assert (refused.status_code, refused.json()["code"]) == (400, grpc.StatusCode.INVALID_ARGUMENT.value[0])
 
 
-REFUSED_BY_ENVOY = [
-    ("GET", "/v1/products?colour=red", 400, 3),
-    ("GET", "/v1/nothing", 404, 5),
-    ("DELETE", "/v1/products/mug", 404, 5),
-    ("POST", "/shop.product.v1.ProductService/GetProduct", 404, 5),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "status", "code"), REFUSED_BY_ENVOY)
-async def test_what_envoy_refuses_has_the_shape_of_all_refusals(
-    web: httpx.AsyncClient, method: str, path: str, status: int, code: int
-) -> None:
-    refused = await web.request(method, path)
-
-    assert refused.status_code == status
-    assert refused.json() | {"message": ""} == {"code": code, "message": "", "details": []}
-    assert refused.json()["message"]
-
-
-async def test_a_refusal_keeps_its_details_over_rest(web: httpx.AsyncClient) -> None:
-    refused = await web.get("/v1/products/mug", headers={"x-abort": "FAILED_PRECONDITION"})
-
-    assert refused.status_code == 400
-    assert refused.json() == {
-        "code": 9,
-        "message": "as asked",
-        "details": [
-            {
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": "AS_ASKED",
-                "domain": "shop",
-                "metadata": {"by": "echo"},
-            }
-        ],
-    }
-
-
-async def test_a_service_without_instances_is_an_outage_over_every_door(
+async def test_a_service_without_instances_is_an_outage_at_every_door(
     mesh: Mesh, edge: grpc.aio.Channel, web: httpx.AsyncClient
 ) -> None:
     await keys_are_known(mesh, edge)
     sent = bearer(mesh.issuer.token("ann", ["customer"]))
 
-    rest = await web.get("/v1/notifications", headers=dict(sent))
-    listed = call(edge, "/shop.notification.v1.NotificationService/ListNotifications", metadata=sent)
+    refused = await ask(doors_of(edge, web), LIST_NOTIFICATIONS, ListNotificationsRequest(), sent)
 
-    assert (rest.status_code, rest.json()["code"]) == (503, grpc.StatusCode.UNAVAILABLE.value[0])
-    assert (await outcome(listed)).code is grpc.StatusCode.UNAVAILABLE
-
-
-# --- gRPC and gRPC-web
+    assert len(refused) == 4
+    assert same_at_all(refused).code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_refusal_keeps_its_reason_over_grpc(edge: grpc.aio.Channel) -> None:
-    got = product_pb2_grpc.ProductServiceStub(edge).GetProduct(
-        product_pb2.GetProductRequest(name="products/mug"), metadata=[("x-abort", "NOT_FOUND")]
-    )
-
-    assert await outcome(got) == Refused(grpc.StatusCode.NOT_FOUND, "AS_ASKED", {"by": "echo"})
+# --- what a browser needs beyond gRPC-web
 
 
-async def test_an_unknown_path_is_unimplemented(edge: grpc.aio.Channel) -> None:
-    for path in ("/shop.product.v1.ProductService/Unheard", "/unheard.Of/It"):
-        assert (await outcome(call(edge, path))).code is grpc.StatusCode.UNIMPLEMENTED
+@pytest.mark.parametrize("rpc", ["/shop.product.v1.ProductService/GetProduct", "/shop.order.v1.OrderService/GetOrder"])
+async def test_a_page_may_read_what_is_answered_and_why_not(web: httpx.AsyncClient, rpc: str) -> None:
+    headers = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": "http://shop.example"}
 
+    answer = await web.post(rpc, content=bytes(5), headers=headers)
 
-async def test_grpc_web_gets_message_and_trailers_in_the_body(web: httpx.AsyncClient) -> None:
-    request = product_pb2.GetProductRequest(name="products/mug").SerializeToString()
-
-    answer = await web.post(
-        "/shop.product.v1.ProductService/GetProduct",
-        content=frame(request),
-        headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": "http://shop.example"},
-    )
-
-    length = int.from_bytes(answer.content[1:5], "big")
-    got = product_pb2.GetProductResponse.FromString(answer.content[5 : 5 + length])
-    assert got.product.name == "products/mug"
-    assert b"grpc-status:0" in answer.content[5 + length :].replace(b" ", b"")
-    assert "grpc-status-details-bin" in answer.headers["access-control-expose-headers"]
-
-
-async def test_grpc_web_hears_envoys_own_refusals_as_grpc_status(web: httpx.AsyncClient) -> None:
-    refused = await web.post(
-        "/shop.order.v1.OrderService/ListOrders",
-        content=base64.b64encode(frame(b"")),
-        headers={"content-type": "application/grpc-web-text", "x-grpc-web": "1"},
-    )
-
-    assert refused.headers["grpc-status"] == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
-    assert refused.headers["grpc-message"] == "Jwt is missing"
+    assert answer.headers["access-control-allow-origin"] == "http://shop.example"
+    shown = set(answer.headers["access-control-expose-headers"].replace(" ", "").split(","))
+    assert shown == {"grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after"}
 
 
 @pytest.mark.parametrize("path", ["/shop.order.v1.OrderService/PlaceOrder", "/v1/orders"])

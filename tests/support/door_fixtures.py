@@ -13,20 +13,15 @@ import httpx
 import pytest
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from tests.support.contract import Metadata, Rpc
-from tests.support.doors import Answer, Door, Grpc, GrpcWeb, Rest, Unroutable
+from tests.support.doors import Doors, doors_of
 from tests.support.limits import no_limits
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
-
-type Doors = Mapping[str, Door]
-"""By name: gRPC, gRPC-web in both framings, REST."""
 
 MUG = {"display_name": "Mug", "price": {"currency_code": "EUR", "units": 12}}
 
@@ -99,31 +94,7 @@ async def hold(shop: Shop, product: str) -> None:
 async def doors(shop: Shop, edge: grpc.aio.Channel, http: httpx.AsyncClient) -> AsyncIterator[Doors]:
     """Of an edge that counts no calls."""
     async with no_limits(shop):
-        yield {
-            "gRPC": Grpc(edge),
-            "gRPC-web": GrpcWeb(http, text=False),
-            "gRPC-web, text": GrpcWeb(http, text=True),
-            "REST": Rest(http),
-        }
-
-
-async def ask(doors: Doors, rpc: Rpc, request: Message, metadata: Metadata) -> dict[str, Answer]:
-    """By door; without REST when no path can say the request."""
-
-    async def one(name: str) -> tuple[str, Answer] | None:
-        try:
-            return name, await doors[name].call(rpc, request, metadata)
-        except Unroutable:
-            return None
-
-    return dict([answered for name in doors if (answered := await one(name))])
-
-
-def same_at_all(answers: Mapping[str, Answer]) -> Answer:
-    """The one answer of all doors."""
-    first = answers["gRPC"]
-    assert answers == dict.fromkeys(answers, first)
-    return first
+        yield doors_of(edge, http)
 
 
 def line(product: str, quantity: int = 1) -> dict[str, object]:

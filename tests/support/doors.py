@@ -5,7 +5,7 @@ REST requests are made from the contract alone: the path, the query and the body
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
@@ -35,8 +35,8 @@ HTTP = {
 }
 """What google/rpc/code.proto says of each code that the shop answers with."""
 
-TOO_LARGE = (413, 431)
-"""HTTP says more exactly what was too much."""
+OR = {grpc.StatusCode.RESOURCE_EXHAUSTED: (413, 431), grpc.StatusCode.UNAVAILABLE: (502, 504)}
+"""Envoy says more exactly what was too large, or who was away."""
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _VARIABLE = re.compile(r"\{([a-z_.]+)(?:=([^}]+))?\}")
@@ -126,6 +126,39 @@ class Rest:
         return read_json(answer)
 
 
+type Doors = Mapping[str, Door]
+"""By name."""
+
+
+def doors_of(channel: grpc.aio.Channel, http: httpx.AsyncClient) -> Doors:
+    """All doors of one edge."""
+    return {
+        "gRPC": Grpc(channel),
+        "gRPC-web": GrpcWeb(http, text=False),
+        "gRPC-web, text": GrpcWeb(http, text=True),
+        "REST": Rest(http),
+    }
+
+
+async def ask(doors: Doors, rpc: Rpc, request: Message, metadata: Metadata) -> dict[str, Answer]:
+    """By door; without REST when no path can say the request."""
+
+    async def one(name: str) -> tuple[str, Answer] | None:
+        try:
+            return name, await doors[name].call(rpc, request, metadata)
+        except Unroutable:
+            return None
+
+    return dict([answered for name in doors if (answered := await one(name))])
+
+
+def same_at_all(answers: Mapping[str, Answer]) -> Answer:
+    """The one answer of all doors."""
+    first = answers["gRPC"]
+    assert answers == dict.fromkeys(answers, first)
+    return first
+
+
 def read_json(answer: httpx.Response) -> Answer:
     """A refusal over REST, whose HTTP status fits to the code in it."""
     content = answer.json()
@@ -137,7 +170,7 @@ def read_json(answer: httpx.Response) -> Answer:
 
 
 def _fits(code: grpc.StatusCode, status: int) -> bool:
-    return status == HTTP[code] or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and status in TOO_LARGE)
+    return status in (HTTP[code], *OR.get(code, ()))
 
 
 # --- google.api.http
