@@ -1,6 +1,7 @@
 """SMTP: how a notification becomes a mail, and what the answers of a mail server mean."""
 
 import asyncio
+import binascii
 import hashlib
 import random
 import socket
@@ -21,7 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from services.chassis import logs
 from services.chassis.tracing import SpanKind, span
 from services.chassis.worker import Failed, each
-from services.notification.domain import Accepted, Attempt, Kind, Outcome, Patience, Postponed, Refused, judge
+from services.notification.domain import Accepted, Attempt, Kind, Letter, Outcome, Patience, Postponed, Refused, judge
 from services.notification.ports import MailServer, Outgoing
 from services.refusals import Unavailable
 
@@ -149,11 +150,29 @@ def render(attempt: Attempt, sender: str) -> bytes:
     mail["To"] = attempt.recipient
     mail["Subject"] = attempt.letter.subject
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note answers it
-    mail.set_content(attempt.letter.text)
-    if html := attempt.letter.html:
-        mail.add_alternative(html, subtype="html")
-        mail.set_boundary(hashlib.sha256((attempt.letter.text + html).encode()).hexdigest())  # by default a random one
-    return mail.as_bytes()
+    mail["MIME-Version"] = "1.0"
+    return mail.as_bytes().removesuffix(b"\r\n") + _body(attempt.letter)
+
+
+def _body(letter: Letter) -> bytes:
+    """Content-Type and what follows (RFC 2046). By hand: EmailMessage takes 1 ms for it, and a random boundary."""
+    text = _part("plain", letter.text)
+    if letter.html is None:
+        return text
+    html = _part("html", letter.html)
+    boundary = hashlib.sha256(text + html).hexdigest().encode()
+    return b"".join(
+        [
+            b'Content-Type: multipart/alternative;\r\n boundary="%s"\r\n' % boundary,
+            b"\r\n--%s\r\n%s\r\n--%s\r\n%s\r\n--%s--\r\n" % (boundary, text, boundary, html, boundary),
+        ]
+    )
+
+
+def _part(kind: str, text: str) -> bytes:
+    head = f'Content-Type: text/{kind}; charset="utf-8"\nContent-Transfer-Encoding: quoted-printable\n\n'.encode()
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").encode()
+    return (head + binascii.b2a_qp(lines, istext=True)).replace(b"\n", b"\r\n")
 
 
 type Claimed = tuple[Attempt, float]

@@ -5,7 +5,7 @@ from typing import override
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.money import Money
@@ -128,6 +128,7 @@ def test_html_and_text_say_the_same(news: News) -> None:
     assert shown[: -len(spoken)] == told.subject.split() + told.subject.replace(f" {ORDER}", "").split()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_name_is_text_whatever_is_in_it(name: str) -> None:
     tidy, odd = [letter(placed(ORDER, lines=[Line(text, 1, Money.of("EUR", 1))])) for text in ("Mug", name)]
