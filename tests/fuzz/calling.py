@@ -62,7 +62,7 @@ class Answer:
     body: bytes = b""
 
 
-@dataclass
+@dataclass(repr=False)
 class Outside:
     """Everybody who calls the shop, and what they heard."""
 

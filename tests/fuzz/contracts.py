@@ -26,7 +26,7 @@ FOR_EVERY_RPC = frozenset({
 _COMMENTED_RPC = re.compile(r"((?:^ *//.*\n)+) *rpc (\w+)\(", re.MULTILINE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Called:
     """One rpc as callers see it."""
 
@@ -46,7 +46,7 @@ class Called:
     def response(self) -> type[Message]:
         return message_factory.GetMessageClass(self.method.output_type)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.rpc.service}.{self.rpc.method}"
 
 
