@@ -22,6 +22,7 @@ from tests.support.doors import Doors, doors_of
 from tests.support.limits import no_limits
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
+from tests.support.waiting import eventually
 
 MUG = {"display_name": "Mug", "price": {"currency_code": "EUR", "units": 12}}
 
@@ -64,6 +65,7 @@ async def world(shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Sto
     )
     products = await catalog.ListProducts(product_pb2.ListProductsRequest(page_size=1), timeout=60)
     newest = await orders.ListOrders(order_pb2.ListOrdersRequest(page_size=1), metadata=ann, timeout=60)
+    await settled(edge, thing, 19)
     (_, left), (_, right) = sorted([(thing, "EUR"), (dollar, "USD")])
     held = await stocked(1)
     await hold(shop, held)
@@ -75,6 +77,17 @@ async def world(shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Sto
         "order": placed[0].order.name, "ordered": request.request_id, "cancelled": cancelled.order.name,
         "of_products": products.next_page_token, "of_orders": newest.next_page_token,
     })  # fmt: skip
+
+
+async def settled(edge: grpc.aio.Channel, product: str, pieces: int) -> None:
+    """Returns when so many are left: behind an answer, orders take their pieces and give them back."""
+    warehouse = inventory_pb2_grpc.InventoryServiceStub(edge)
+
+    async def left() -> bool:
+        answer = await warehouse.GetStock(inventory_pb2.GetStockRequest(name=f"{product}/stock"), timeout=60)
+        return bool(answer.stock.on_hand == answer.stock.available == pieces)
+
+    await eventually(left, f"{pieces} of {product} are left")
 
 
 async def hold(shop: Shop, product: str) -> None:
