@@ -11,12 +11,12 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from shop.notification.v1.notification_pb2 import ListNotificationsRequest
-from shop.product.v1 import product_pb2
+from shop.product.v1.product_pb2 import GetProductRequest
 
 from tests.mesh.calls import HealthWatch, converse, health
 from tests.mesh.test_who_gets_in import bearer, keys_are_known
 from tests.support.contract import rpcs
-from tests.support.doors import ask, doors_of, same_at_all
+from tests.support.doors import Answer, ask, doors_of, same_at_all
 from tests.support.mesh import Mesh
 from tests.support.refused import outcome
 from tests.support.servers import BIN
@@ -46,7 +46,9 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-LIST_NOTIFICATIONS = next(rpc for rpc in rpcs() if rpc.method == "ListNotifications")
+GET_PRODUCT, LIST_NOTIFICATIONS = (
+    next(rpc for rpc in rpcs() if rpc.method == method) for method in ("GetProduct", "ListNotifications")
+)
 
 
 # --- REST
@@ -113,6 +115,17 @@ async def test_a_body_may_not_name_another_product_than_the_path(
     assert (refused.status_code, refused.json()["code"]) == (400, grpc.StatusCode.INVALID_ARGUMENT.value[0])
 
 
+async def test_a_refusal_keeps_all_that_it_says_at_every_door(edge: grpc.aio.Channel, web: httpx.AsyncClient) -> None:
+    request = GetProductRequest(name="products/mug")
+
+    refused = await ask(doors_of(edge, web), GET_PRODUCT, request, [("x-abort", "UNAVAILABLE")])
+
+    assert len(refused) == 4
+    assert same_at_all(refused) == Answer(
+        grpc.StatusCode.UNAVAILABLE, "as asked", "AS_ASKED", "shop", {"by": "echo"}, retry_after_s=2
+    )
+
+
 async def test_a_service_without_instances_is_an_outage_at_every_door(
     mesh: Mesh, edge: grpc.aio.Channel, web: httpx.AsyncClient
 ) -> None:
@@ -160,7 +173,7 @@ async def test_a_browser_may_ask_first(web: httpx.AsyncClient, path: str) -> Non
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
 async def test_what_grpc_would_reset_takes_no_instance_out(web: httpx.AsyncClient, method: str) -> None:
     path = "/shop.product.v1.ProductService/GetProduct"
-    request = frame(product_pb2.GetProductRequest(name="products/mug").SerializeToString())
+    request = frame(GetProductRequest(name="products/mug").SerializeToString())
 
     # HTTP/1.1, and `te: trailers` is missing.
     async with asyncio.TaskGroup() as at_once:

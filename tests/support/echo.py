@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 import grpc
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -61,6 +62,7 @@ class Echo(grpc.GenericRpcHandler):
 async def refuse(context: Context, code: grpc.StatusCode) -> None:
     status = status_pb2.Status(code=code.value[0], message="as asked")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="AS_ASKED", domain="shop", metadata={"by": "echo"}))
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2)))
     await context.abort_with_status(rpc_status.to_status(status))
 
 
