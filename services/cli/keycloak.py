@@ -229,7 +229,7 @@ def _lay(cache: Cache, home: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     for old in database.parent.iterdir():
         old.unlink()
-    shutil.copy(cache.database, database)
+    shutil.copyfile(cache.database, database)  # and not its mode: the cache may be read-only
     origin.write_text(cache.database.name)
 
 
@@ -239,7 +239,10 @@ def _link(cache: Cache, home: Path) -> None:
         if not link.is_symlink() or link.readlink() != cache.home / name:
             link.unlink(missing_ok=True)
             link.symlink_to(cache.home / name)
-    shutil.copytree(cache.home / "conf", home / "conf", dirs_exist_ok=True)
+    (home / "conf").mkdir(exist_ok=True)
+    for file in (cache.home / "conf").iterdir():
+        if file.is_file():
+            shutil.copyfile(file, home / "conf" / file.name)
 
 
 @contextlib.contextmanager
