@@ -1,6 +1,8 @@
 """What a person sees while a stack starts and runs: a line per part, and a bar under them for what takes long."""
 
 import json
+import os
+import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -11,11 +13,19 @@ PLAIN_STEP = 25
 """Without a terminal a line is printed for every so many per cent."""
 
 
+class UntilNobodyReads(Console):
+    """Falls silent when its reader is gone (`make run | head`); the shop goes on. Rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Terminal:
     """Draws on a terminal, prints plain lines elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or UntilNobodyReads(highlight=False, soft_wrap=True)
         self._bars: dict[str, TaskID] = {}
         self._said: dict[str, tuple[str, int]] = {}
         self._progress: Progress | None = None

@@ -6,15 +6,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from services.cli.postgres import Postgres
+from services.cli.state import StateFolder
 from tests.support.ports import free_port, free_ports
 from tests.support.shop import Shop, started_shop, stop
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, eventually
 
 STORES = ("--only", "postgres", "--only", "nats")
 
@@ -107,3 +109,27 @@ def test_data_of_another_postgresql_are_left_alone(state: Path) -> None:
     told = said(state, "up", "--ports-from", str(free_ports(16)), *STORES)
 
     assert "is PostgreSQL 17's and this is PostgreSQL 18" in told
+
+
+@contextmanager
+def unread_shop(state: Path) -> Iterator[subprocess.Popen[str]]:
+    """A shop behind a pipe whose reader takes one line and goes."""
+    command = f"{sys.executable} -m services.cli up --ports-from {free_ports(16)} {' '.join(STORES)} | head -n 1"
+    environment = {**os.environ, "SHOPMESH_STATE": str(state)}
+    with subprocess.Popen(
+        ["bash", "-c", command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as shop:
+        yield shop
+
+
+async def test_a_shop_goes_on_when_nobody_reads_what_it_says(state: Path) -> None:
+    folder = StateFolder(state)
+
+    async def is_ready() -> bool:
+        return folder.holder() is not None and bool(folder.read()["ready"])
+
+    with unread_shop(state) as shop:
+        await eventually(is_ready, "the shop is ready")
+        said(state, "down")
+        assert shop.stdout
+        assert shop.stdout.read().splitlines()[1:] == []
