@@ -22,6 +22,8 @@ from services.cli.settings import HOST
 CALL_S = 10.0
 MAIL_S = 30.0
 LOOK_EVERY_S = 0.02
+NO_PROXY = [("grpc.enable_http_proxy", 0)]
+"""gRPC would send even calls to 127.0.0.1 through the proxy that http_proxy names."""
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
     token = await asyncio.to_thread(access_token, issuer, "ann")
     story.step("keycloak", f"gave ann an access token of {len(token)} characters")
     async with (
-        grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}") as edge,
+        grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}", options=NO_PROXY) as edge,
         Databases(ports["postgres"]) as databases,
         httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
     ):
