@@ -19,7 +19,7 @@ from google.type.money_pb2 import Money
 from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from services.cli.identity import access_token
+from services.cli.identity import NoAnswer, access_token
 from services.cli.process import CannotStart
 
 AT_ONCE = 8
@@ -64,9 +64,8 @@ def demo_products() -> list[DemoProduct]:
 
 async def load(edge: str, issuer: str) -> str:
     """Returns what is there now. Raises CannotStart when a call is refused or the mesh does not take it in time."""
-    token = await asyncio.to_thread(access_token, issuer, "carol")
-    metadata = (("authorization", f"Bearer {token}"),)
     give_up = time.monotonic() + DEADLINE_S
+    metadata = (("authorization", f"Bearer {await patient_token(issuer, give_up)}"),)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def call(method: Callable[..., Any], request: object) -> None:
@@ -87,6 +86,17 @@ async def load(edge: str, issuer: str) -> str:
             assert isinstance(error, grpc.aio.AioRpcError)
             raise CannotStart(f"demo data were refused: {error.code().name} {error.details()}") from None
     return f"{len(products)} products, {len(products)} stocked"
+
+
+async def patient_token(issuer: str, give_up: float) -> str:
+    """Carol's. The first one can take long on a machine that starts everything at once."""
+    while True:
+        try:
+            return await asyncio.to_thread(access_token, issuer, "carol")
+        except NoAnswer:
+            if time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(PAUSE_S)
 
 
 async def _call(

@@ -8,15 +8,19 @@ CLIENT = "shopmesh-cli"
 TIMEOUT_S = 10.0
 
 
+class NoAnswer(CannotStart):
+    """Keycloak is away, or has too much to do just now."""
+
+
 def access_token(issuer: str, user: str) -> str:
-    """A fresh access token of a demo user, whose password is their name. Raises CannotStart with the reason."""
+    """A fresh access token of a demo user, whose password is their name. Raises CannotStart, NoAnswer."""
     question = {"grant_type": "password", "client_id": CLIENT, "username": user, "password": user}
     try:
         # No proxy from the environment: Keycloak runs on this machine.
         with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
             answer = client.post(f"{issuer}/protocol/openid-connect/token", data=question)
     except httpx.TransportError:
-        raise CannotStart(
+        raise NoAnswer(
             f"no answer from Keycloak at {issuer}: see `shopmesh status` and `shopmesh logs keycloak`"
         ) from None
     if answer.status_code in (400, 401) and "invalid_grant" in answer.text:
