@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from services.cli.process import CannotStart
 STALL_S = 60.0
 """A download that has not grown for this long is given up."""
 MB = 1_000_000
+LARGE_BYTES = 1_000 * MB
+"""Files grow to this size: databases, streams, what is downloaded."""
 
 type Progress = Callable[[str, float, float], None]
 """Told what is done, and how many megabytes of how many are there."""
@@ -83,6 +86,16 @@ def require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise CannotStart(
             f"only {free // MB} MB are free at {folder}, {needed // MB} MB are needed: free some, then run again"
+        )
+
+
+def require_large_files() -> None:
+    """Raises CannotStart when the limit of the shell would end a store in the middle of a write."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < LARGE_BYTES:
+        raise CannotStart(
+            f"files may not grow beyond {limit // MB} MB in this shell, {LARGE_BYTES // MB} MB are needed: allow it "
+            "with `ulimit -f unlimited`, then run again"
         )
 
 

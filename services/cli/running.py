@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.cli.downloads import require_space
+from services.cli.downloads import require_large_files, require_space
 from services.cli.free_ports import require_free
 from services.cli.process import CannotStart, Process
 from services.cli.settings import HOST, STATE_VARIABLE, default_state, shown
@@ -44,6 +44,7 @@ def run(stack: Stack, only: Sequence[str], version: str, tethered: bool = True) 
         require_free(
             {name: port for name, port in stack.ports.items() if any(name in part.ports for part in processes)}
         )
+        require_large_files()
         require_space(stack.state, NEEDED_BYTES)
         stack.prepare([process.name for process in processes])
         terminal.line(f"shopmesh {version}  state {shown(stack.state)}  logs: shopmesh logs")

@@ -111,6 +111,14 @@ def test_data_of_another_postgresql_are_left_alone(state: Path) -> None:
     assert "is PostgreSQL 17's and this is PostgreSQL 18" in told
 
 
+def test_a_limit_on_the_size_of_files_is_told_before_a_store_meets_it(state: Path) -> None:
+    limited = f"ulimit -f 1000; exec {sys.executable} -m services.cli up --state {state} {' '.join(STORES)}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+    assert "ulimit -f unlimited" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @contextmanager
 def unread_shop(state: Path) -> Iterator[subprocess.Popen[str]]:
     """A shop behind a pipe whose reader takes one line and goes."""
