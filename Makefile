@@ -111,9 +111,19 @@ define find_python
 	[ -n "$${python:-}" ] || { echo "shopmesh needs Python 3.12, 3.13 or 3.14, and here is $$(python3 -V 2>/dev/null || echo none): install one (Debian 13, Ubuntu 24.04: apt install python3; elsewhere: pyenv install 3.13) or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 endef
 
+# Two that install into one folder would pull the floor from under each other: the second waits, and finds it done.
+define alone
+	exec 9<Makefile
+	if command -v flock >/dev/null && ! flock -n 9; then
+	  echo "environment: waiting for another make in this folder" >&2; flock 9
+	fi
+	[ ! -e $@ ] || { touch $@; exit 0; }
+endef
+
 # Three ways to uv: a Python with venv; one with pip only; Debian's bare python3 and the pip wheel of Debian's archive.
 $(UV):
-	@$(find_python)
+	@$(alone)
+	$(find_python)
 	part=.tools/uv.part log=.tools/uv.log
 	rm -rf .tools; mkdir -p .tools
 	install() {
@@ -131,7 +141,8 @@ $(UV):
 	mv $$part .tools/uv; rm -rf .tools/pip $$log
 
 $(ENVIRONMENT): $(UV)
-	@echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 610 MB)" >&2
+	@$(alone)
+	echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 610 MB)" >&2
 	if ! ls $(HERE)-* >/dev/null 2>&1; then
 	  $(find_python)
 	  $(UV) venv --quiet --clear --python "$$python" .venv
