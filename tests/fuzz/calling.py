@@ -106,7 +106,7 @@ class Outside:
             return Answer(StatusCode.OK, body=body)
         except grpc.RpcError as error:
             answer = _refused(error)
-        if rpc.streaming and answer.code is StatusCode.DEADLINE_EXCEEDED and answer.status is None:
+        if rpc.streaming and answer.code is StatusCode.DEADLINE_EXCEEDED:
             return Answer(StatusCode.OK)
         return answer
 
