@@ -1,7 +1,11 @@
 """How large a call may be, for every gRPC server of the mesh."""
 
-METADATA_BYTES = 16 * 1024
-"""All metadata of a request, as HTTP/2 counts it (32 bytes more per entry). A token takes 1 to 4 KiB."""
+METADATA_BYTES = 48 * 1024
+"""All metadata of a request, as HTTP/2 counts it (32 bytes more per entry). A token takes 1 to 4 KiB.
+
+More than Envoy lets pass: gRPC may take a second to refuse metadata, Envoy counts such a second as a failure of the
+instance, and a few callers could take all instances out.
+"""
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 """One message, which is gRPC's own default."""

@@ -45,9 +45,9 @@ from services.controlplane.resources.routes import BUFFER, CORS, EDGE, MESH, RES
 from services.controlplane.resources.surroundings import HostPort, Surroundings
 from services.controlplane.snapshot import Kind, Resource
 
-_HEADERS_KIB = 60
+_HEADERS_KIB = 32
 _WINDOW_BYTES = 1024 * 1024
-_HEADERS = 1000
+_HEADERS = 200
 # A message of the largest size as JSON, where one byte takes up to six.
 _JSON_BYTES = 6 * MESSAGE_BYTES
 
@@ -95,7 +95,7 @@ def _manager(name: str, filters: list[HttpFilter]) -> HttpConnectionManager:
         tracing=_tracing(),
         # Routes decide; the default of 5 min would cut quiet streams.
         stream_idle_timeout=NEVER,
-        # Of a limit of its own, Envoy tells callers over HTTP/2 by a reset only. Services have lower ones, and say so.
+        # Less than services take (chassis/sizes.py), with the headers that Envoy adds.
         max_request_headers_kb=_HEADERS_KIB,
         common_http_protocol_options=HttpProtocolOptions(max_headers_count=_HEADERS),
     )

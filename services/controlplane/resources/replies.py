@@ -39,7 +39,7 @@ _UNIMPLEMENTED = 12
 _WORDS = {
     413: "The body is larger than 1 MiB.",
     429: "Too many calls: come back when the seconds of retry-after have passed.",
-    431: "The headers are larger than 60 KiB.",
+    431: "The headers are larger than 32 KiB, or more than 200.",
 }
 _NO_RPC = "There is no such rpc, or it is not for callers outside."
 DOOR = "x-shopmesh-content-type"

@@ -304,7 +304,7 @@ async def told(lines: Any) -> bool:
     return bool(calls(lines))
 
 
-@pytest.mark.parametrize(("size", "code"), [(15 * 1024, grpc.StatusCode.OK), (17 * 1024, EXHAUSTED)])
+@pytest.mark.parametrize(("size", "code"), [(47 * 1024, grpc.StatusCode.OK), (49 * 1024, EXHAUSTED)])
 async def test_metadata_have_one_limit_and_not_a_range_of_chance(
     stub: EchoStub, size: int, code: grpc.StatusCode
 ) -> None:
