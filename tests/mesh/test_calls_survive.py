@@ -68,7 +68,7 @@ async def load(peer: grpc.aio.Channel) -> AsyncIterator[Load]:
             except grpc.aio.AioRpcError as error:
                 counted.failed[error.code()] += 1
             else:
-                counted.answered[str(dict(await asked.initial_metadata())["x-instance"])] += 1
+                counted.answered[str(dict(await asked.trailing_metadata())["x-instance"])] += 1
 
     callers = [asyncio.create_task(caller()) for _ in range(WORKERS)]
     try:

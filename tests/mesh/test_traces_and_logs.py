@@ -23,7 +23,8 @@ def sampled(traceparent: str) -> bool:
 
 async def heard(edge: grpc.aio.Channel, path: str, *sent: tuple[str, str]) -> str:
     """The trace context that the service got."""
-    return str(dict(await call(edge, path, metadata=sent).initial_metadata())["x-heard-traceparent"])
+    asked = call(edge, path, metadata=[*sent, ("x-hear", "traceparent")])
+    return str(dict(await asked.initial_metadata())["x-heard"])
 
 
 async def test_a_call_without_trace_context_gets_one(mesh: Mesh, edge: grpc.aio.Channel) -> None:
@@ -50,12 +51,13 @@ async def test_the_share_of_traces_is_the_services_own_over_every_door(mesh: Mes
             return not sampled(await heard(edge, GET_STOCK))
 
         await eventually(look, "traces of inventory are no longer kept")
-        async with httpx.AsyncClient(base_url=f"http://{mesh.envoy.edge}", trust_env=False) as web:
+        at, asking = f"http://{mesh.envoy.edge}", {"x-hear": "traceparent"}
+        async with httpx.AsyncClient(base_url=at, headers=asking, trust_env=False) as web:
             stock = await web.get("/v1/products/mug/stock")
             product = await web.get("/v1/products/mug")
 
-        assert not sampled(stock.headers["x-heard-traceparent"])
-        assert sampled(product.headers["x-heard-traceparent"])
+        assert not sampled(stock.headers["x-heard"])
+        assert sampled(product.headers["x-heard"])
         assert sampled(await heard(edge, GET_PRODUCT))
     finally:
         await etcd.delete("/shop/config/inventory")

@@ -2,8 +2,9 @@
 
 `python -m tests.support.echo NAME product order` serves both, as instance NAME, a port each.
 
-What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-abort: UNAVAILABLE`.
-Headers of the answer: `x-instance`, and what was heard, as `x-heard-authorization`, `x-heard-traceparent`.
+What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-abort: UNAVAILABLE`, and
+`x-hear: traceparent`, which puts that header as it was heard into the answer's, as `x-heard`. Who answered is said in
+the trailers, `x-instance`.
 GetProduct returns the product that was named, PlaceOrder the order that was sent, UpdateProduct what the mask names of
 the product that was sent.
 """
@@ -28,7 +29,6 @@ from services.chassis.etcd import Etcd
 from services.chassis.registry import Registration
 from services.chassis.sizes import SERVER_OPTIONS
 
-HEARD = ("authorization", "traceparent", "x-envoy-attempt-count")
 AFTER_DRAINING_S = 0.2
 GRACE_S = 5.0
 PR_SET_PDEATHSIG = 1
@@ -48,10 +48,11 @@ class Echo(grpc.GenericRpcHandler):
 
         async def answer(request: bytes, context: Context) -> bytes:
             metadata = dict(context.invocation_metadata() or ())
-            heard = [(f"x-heard-{name}", metadata[name]) for name in HEARD if name in metadata]
             await asyncio.sleep(float(metadata.get("x-wait", 0)))
-            # Not before: with the headers of an answer begun, Envoy cannot try again.
-            await context.send_initial_metadata([("x-instance", self._instance), *heard])
+            context.set_trailing_metadata([("x-instance", self._instance)])
+            # Only where it is asked for: between the headers of an answer and its rest Envoy cannot try again.
+            if name := metadata.get("x-hear"):
+                await context.send_initial_metadata([("x-heard", metadata[str(name)])])
             if "x-abort" in metadata:
                 await refuse(context, grpc.StatusCode[str(metadata["x-abort"])])
             return _answer(details.method, request)
