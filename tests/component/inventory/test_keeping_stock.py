@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import orjson
 import pytest
 
 from services.inventory.domain import (
@@ -21,6 +20,7 @@ from services.inventory.domain import (
 from services.inventory.store import FIRST_PAGE, NEXT_PAGE
 from services.refusals import Refusal, RequestIdReused
 from tests.component.inventory.conftest import Keeper
+from tests.support.plans import plan
 
 TTL = timedelta(minutes=10)
 OVER = timedelta(0)
@@ -310,17 +310,8 @@ async def test_a_page_costs_the_same_wherever_it_lies(in_sql: Keeper) -> None:
     )
     await database.execute("analyze stock")
 
-    async def cost(page: str, *args: object) -> tuple[int, set[str]]:
-        """Blocks read, and what was scanned how."""
-        [plan] = orjson.loads(await database.fetchval(f"explain (analyze, buffers, format json) {page}", *args))
-        nodes, pending = [], [plan["Plan"]]
-        while pending:
-            nodes.append(pending.pop())
-            pending += nodes[-1].get("Plans", [])
-        return nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"], {node["Node Type"] for node in nodes}
+    first = await plan(database, FIRST_PAGE, 101)
+    last = await plan(database, NEXT_PAGE, 101, "product-19899")
 
-    first_blocks, first = await cost(FIRST_PAGE, 101)
-    last_blocks, last = await cost(NEXT_PAGE, 101, "product-19899")
-
-    assert first == last == {"Limit", "Index Scan"}
-    assert last_blocks <= first_blocks + 3
+    assert [step.kind for step in first] == [step.kind for step in last] == ["Limit", "Index Scan"]
+    assert last[0].blocks <= first[0].blocks + 3
