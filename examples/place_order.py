@@ -1,4 +1,4 @@
-"""Places one order, tries again while the shop cannot be reached, and buys nothing twice.
+"""Places one order, tries again while it has no answer, and buys nothing twice.
 
     SHOPMESH_TOKEN=$(.venv/bin/shopmesh token ann) .venv/bin/python examples/place_order.py products/blue-mug=2
 
@@ -18,7 +18,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 from shop.order.v1.order_pb2 import Order, PlaceOrderRequest
 from shop.order.v1.order_pb2_grpc import OrderServiceStub
-from tenacity import RetryCallState, retry, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, retry, retry_if_exception, stop_before_delay, wait_random_exponential
 
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -27,6 +27,7 @@ CHANNEL = [
 ]
 ATTEMPT_S = 5.0
 """The deadline of one attempt; it travels along, so that nobody works on for a caller who has gone."""
+UNANSWERED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def detail[Detail: Message](error: BaseException | None, kind: type[Detail]) -> Detail | None:
@@ -36,19 +37,26 @@ def detail[Detail: Message](error: BaseException | None, kind: type[Detail]) -> 
     return found if status and any(packed.Unpack(found) for packed in status.details) else None
 
 
-def unavailable(error: BaseException) -> bool:
+def unanswered(error: BaseException | None) -> bool:
     """Whether to try again. The attempt may even have succeeded: the request_id makes that one order all the same."""
-    return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() in UNANSWERED
 
 
 def pause(state: RetryCallState) -> float:
     """As long as the refusal asks for; else ever longer, and out of step with other clients."""
-    print(f"attempt {state.attempt_number} found the shop unavailable", file=sys.stderr)
-    asked = detail(state.outcome.exception() if state.outcome else None, RetryInfo)
+    error = state.outcome.exception() if state.outcome else None
+    asked = detail(error, RetryInfo)
     return asked.retry_delay.ToTimedelta().total_seconds() if asked else wait_random_exponential(0.1, max=5)(state)
 
 
-@retry(retry=retry_if_exception(unavailable), wait=pause, stop=stop_after_delay(30), reraise=True)
+def tell(state: RetryCallState) -> None:
+    """That an attempt went without an answer, and why."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, grpc.aio.AioRpcError):
+        print(f"attempt {state.attempt_number}: {error.code().name}", file=sys.stderr)
+
+
+@retry(retry=retry_if_exception(unanswered), wait=pause, stop=stop_before_delay(30), before_sleep=tell, reraise=True)
 async def place(orders: OrderServiceStub, request: PlaceOrderRequest) -> Order:
     """The order: the same one, however often the same request is sent."""
     token = ("authorization", f"Bearer {os.environ['SHOPMESH_TOKEN']}")
@@ -71,7 +79,11 @@ async def main() -> None:
             order = await place(OrderServiceStub(channel), request)
         except grpc.aio.AioRpcError as error:
             info = detail(error, ErrorInfo) or ErrorInfo()
-            sys.exit(f"{error.code().name}/{info.reason}: {error.details()} {dict(info.metadata)}")
+            if unanswered(error):
+                advice = f"; there may be an order; to find out, come again with --request-id {args.request_id}"
+            else:
+                advice = ""
+            sys.exit(f"{error.code().name}/{info.reason}: {error.details()} {dict(info.metadata)}{advice}")
     print(order)
 
 

@@ -1,6 +1,7 @@
 """examples/place_order.py, where the shop asks it to come back."""
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from typing import override
@@ -8,6 +9,7 @@ from typing import override
 from shop.order.v1 import order_pb2
 from shop.order.v1.order_pb2_grpc import OrderServiceServicer, add_OrderServiceServicer_to_server
 
+from services.chassis.interceptors import DeadlinePassed
 from services.refusals import Unavailable
 from tests.support.example import place_order
 from tests.support.issuer import Issuer
@@ -23,26 +25,56 @@ class Closed(Unavailable):
     retry_after = timedelta(seconds=PAUSE_S)
 
 
-class OpeningSoon(OrderServiceServicer):
-    """Answers the third attempt."""
+class ClosedForLong(Closed):
+    retry_after = timedelta(days=1)
 
-    def __init__(self) -> None:
+
+class OpeningSoon(OrderServiceServicer):
+    """Refuses so many attempts, then answers."""
+
+    def __init__(self, *refusals: Exception) -> None:
+        self._refusals: Sequence[Exception] = refusals
         self.attempts: list[tuple[float, str]] = []
 
     @override
     async def PlaceOrder(self, request: order_pb2.PlaceOrderRequest, _: object) -> order_pb2.PlaceOrderResponse:
         self.attempts.append((time.monotonic(), request.request_id))
-        if len(self.attempts) < 3:
-            raise Closed
+        if len(self.attempts) <= len(self._refusals):
+            raise self._refusals[len(self.attempts) - 1]
         return order_pb2.PlaceOrderResponse(order=request.order)
 
 
-async def test_it_comes_back_with_the_same_request_after_the_time_that_the_refusal_gives(issuer: Issuer) -> None:
-    shop = OpeningSoon()  # type: ignore[abstract]  # nobody calls the others
+async def ordered(shop: OpeningSoon, issuer: Issuer) -> tuple[int | None, str, str]:
     async with serving_at(add_OrderServiceServicer_to_server, shop, issuer) as address:
-        status, said, _ = await place_order(address, issuer.token("ann", ["customer"]), "products/mug=1")
+        return await place_order(address, issuer.token("ann", ["customer"]), "products/mug=1")
+
+
+async def test_it_comes_back_with_the_same_request_after_the_time_that_the_refusal_gives(issuer: Issuer) -> None:
+    shop = OpeningSoon(Closed(), Closed())  # type: ignore[abstract]  # nobody calls the others
+
+    status, said, _ = await ordered(shop, issuer)
 
     assert (status, '"products/mug"' in said) == (0, True)
     times, request_ids = zip(*shop.attempts, strict=True)
     assert all(later - earlier >= PAUSE_S for earlier, later in pairwise(times))
     assert len(set(request_ids)) == 1
+
+
+async def test_it_comes_back_after_an_attempt_that_took_too_long(issuer: Issuer) -> None:
+    shop = OpeningSoon(DeadlinePassed())  # type: ignore[abstract]  # nobody calls the others
+
+    status, _, complained = await ordered(shop, issuer)
+
+    assert (status, complained) == (0, "attempt 1: DEADLINE_EXCEEDED\n")
+    assert len({request_id for _, request_id in shop.attempts}) == 1
+
+
+async def test_when_it_gives_up_it_says_how_to_go_on_with_the_same_request(issuer: Issuer) -> None:
+    shop = OpeningSoon(ClosedForLong())  # type: ignore[abstract]  # nobody calls the others
+
+    status, _, complained = await ordered(shop, issuer)
+
+    [(_, request_id)] = shop.attempts
+    assert status == 1
+    assert complained.startswith("UNAVAILABLE/CLOSED: The shop is about to open.")
+    assert complained.endswith(f"there may be an order; to find out, come again with --request-id {request_id}\n")

@@ -39,7 +39,7 @@ async def test_an_attempt_whose_answer_is_lost_and_the_next_one_place_one_order(
             f"127.0.0.1:{wire.port}", shop.token("ann"), f"{product}=1", "--request-id", request_id
         )
 
-    assert (status, complained) == (0, "attempt 1 found the shop unavailable\n")
+    assert (status, complained) == (0, "attempt 1: UNAVAILABLE\n")
     (name,) = re.findall(r'^name: "orders/(.*)"', said, re.MULTILINE)
     rows = await audit(shop, "order", "select order_id from audit_orders where request_id = $1", request_id)
     assert [str(row["order_id"]) for row in rows] == [name]

@@ -16,5 +16,10 @@ async def place_order(edge: str, token: str, *words: str) -> tuple[int | None, s
         sys.executable, EXAMPLE, "--edge", edge, *words,
         env={"SHOPMESH_TOKEN": token}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    said, complained = await asyncio.wait_for(example.communicate(), DEADLINE_S)
+    try:
+        said, complained = await asyncio.wait_for(example.communicate(), DEADLINE_S)
+    except TimeoutError:
+        example.kill()
+        await example.wait()
+        raise
     return example.returncode, said.decode(), complained.decode()
