@@ -11,8 +11,9 @@ from services.money import Money
 
 _DEAD_LETTERS = UUID("0f6f2b0e-6a0f-4c5e-9a6c-3f1d3f0f4b5d")
 
-# An address that goes into a header and an SMTP command as it is: nothing that would end or structure either.
-_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f@<>(),;:\"\\\[\]]{1,64}@[^\s\x00-\x1f\x7f@<>(),;:\"\\]{1,255}")
+# An address that goes into a header and an SMTP command as it is: nothing that would end or structure either, and
+# nothing that readers of a header would decode first (RFC 2047: `=?utf-8?q?...?=`).
+_ADDRESS = re.compile(r"(?!.*=\?)[^\s\x00-\x1f\x7f@<>(),;:\"\\\[\]]{1,64}@[^\s\x00-\x1f\x7f@<>(),;:\"\\]{1,255}")
 
 
 class Kind(Enum):

@@ -175,7 +175,18 @@ def test_a_page_names_its_language_and_has_colours_for_the_dark() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipient", ["", "ann", "ann@", "ann@example.com\r\nBcc: eve@example.com", "ann@a, eve@b", "<ann@a>", "a b@c"]
+    "recipient",
+    [
+        "",
+        "ann",
+        "ann@",
+        "ann@example.com\r\nBcc: eve@example.com",
+        "ann@a, eve@b",
+        "<ann@a>",
+        "a b@c",
+        "=?utf-8?q?ann=40a=2Ceve?=@b",
+        "=?utf-8?q?=0D=0A?=@b",
+    ],
 )
 def test_a_recipient_that_no_mail_can_be_sent_to_is_refused(recipient: str) -> None:
     with pytest.raises(ValueError, match="recipient is no address"):
