@@ -137,13 +137,18 @@ class Order:
 
     def reject(self, reason: str, at: datetime) -> Self:
         """The shop cannot keep what it promised; `reason` is a reason code such as OUT_OF_STOCK."""
-        return replace(self, state=State.REJECTED, state_reason=reason, version=self.version + 1, update_time=at)
+        return self._next(State.REJECTED, at, reason)
 
     def cancel(self, at: datetime) -> Self:
         """Its customer does not want it any more. Raises OrderNotCancellable."""
         if self.state is not State.PLACED:
             raise OrderNotCancellable(order=f"orders/{self.id}", state=f"STATE_{self.state.value}")
-        return replace(self, state=State.CANCELLED, version=self.version + 1, update_time=at)
+        return self._next(State.CANCELLED, at)
+
+    def _next(self, state: State, at: datetime, reason: str = "") -> Self:
+        # The clock of whoever changes it may be behind that of whoever did before.
+        later = max(at, self.update_time + timedelta(microseconds=1))
+        return replace(self, state=state, state_reason=reason, version=self.version + 1, update_time=later)
 
 
 @dataclass(frozen=True, slots=True)

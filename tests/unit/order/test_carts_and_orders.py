@@ -1,5 +1,6 @@
 """The rules of carts and orders."""
 
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -79,3 +80,11 @@ def test_an_order_is_in_one_currency() -> None:
 
     with pytest.raises(CurrencyMixed):
         Order.place(order().id, ANN, lines, NOON)
+
+
+@pytest.mark.parametrize("late", [timedelta(), timedelta(hours=1)])
+def test_a_change_is_later_than_what_it_changes_also_by_a_clock_that_is_behind(late: timedelta) -> None:
+    placed = order(at=NOON)
+
+    for changed in (placed.cancel(NOON - late), placed.reject("OUT_OF_STOCK", NOON - late)):
+        assert changed.update_time > placed.update_time
