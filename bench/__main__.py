@@ -147,7 +147,7 @@ def main() -> None:
     setting = [
         costs.machine() + f", Python {sys.version.split()[0]}",
         f"Spans go to a sink that takes and drops them. Load as ann and bob. {begun:%Y-%m-%d %H:%M} UTC.",
-        "The policy of the shop is its seed.",
+        "The policy of the shop is its seed, but for rate limits: there are none.",
     ]
     run = Run(file, options, {"setting": setting, "starts_s": [], "loads": [], "round_trips": [], "memory_mib": {}})
     print("\n".join(setting), flush=True)
@@ -180,6 +180,7 @@ def _shop(held: ExitStack, folder: Path) -> Shop:
     assert sink.stdout is not None
     environment = {"SHOPMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{int(sink.stdout.readline())}"}
     shop: Shop = held.enter_context(running_shop(folder / "shop", "--no-demo-data", environment=environment))
+    asyncio.run(contenders.lift_limits(shop))
     asyncio.run(contenders.stock_up(shop, access_token(contenders.issuer_of(shop), "carol")))
     return shop
 
