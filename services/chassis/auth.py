@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from jose.exceptions import JOSEError
 from mesh.v1 import auth_pb2
 
 from services.chassis import logs
-from services.chassis.interceptors import Call, Layer
+from services.chassis.interceptors import Admission, Call
 from services.chassis.settings import Settings
 from services.refusals import Forbidden, Unauthenticated, Unavailable
 
@@ -103,11 +102,13 @@ def rules_of(service: ServiceDescriptor) -> dict[str, Rule]:
     return {f"/{service.full_name}/{method.name}": Rule.of(method) for method in service.methods}
 
 
-def admitted(tokens: "Tokens", rules: Mapping[str, Rule]) -> Layer:
-    """Lets in whom the rule of the rpc names. An rpc that no rule is known of admits nobody."""
+def admission(tokens: "Tokens", rules: Mapping[str, Rule]) -> Admission:
+    """Lets in whom the rule of the rpc names. An rpc that no rule is known of admits nobody.
 
-    @asynccontextmanager
-    async def layer(call: Call) -> AsyncIterator[None]:
+    What it returns raises TokenInvalid, RoleMissing and IdentityUnavailable, else leaves the `caller()` of the call.
+    """
+
+    async def admit(call: Call) -> None:
         rule = rules[call.method]
         header = call.metadata.get(AUTHORIZATION)
         caller = None if header is None else await tokens.verify(header)
@@ -115,9 +116,8 @@ def admitted(tokens: "Tokens", rules: Mapping[str, Rule]) -> Layer:
             call.caller = caller.subject
         rule.admit(caller)
         _caller.set(caller)
-        yield
 
-    return layer
+    return admit
 
 
 class Keys:

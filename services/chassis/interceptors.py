@@ -1,14 +1,13 @@
-"""One shape for every interceptor: an async context manager around a call, written once for all kinds of rpc.
+"""What every call of a server has around it: one async context manager, written once for all kinds of rpc.
 
-gRPC has four kinds and would like each interceptor written four times. `Around` does that once; what each layer does
-is told by its name.
+gRPC has four kinds and would like each interceptor written four times; `Around` does that once.
 """
 
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,11 @@ from services.chassis.messages import violations
 from services.refusals import InvalidRequest, Refusal
 
 type Context = ServicerContext[Any, Any]
-type Layer = Callable[[Call], AbstractAsyncContextManager[None]]
+type Surroundings = Callable[[Call], AbstractAsyncContextManager[None]]
+type Admission = Callable[[Call], Awaitable[None]]
+"""Raises a Refusal for callers who may not."""
+
+log = logs.get()
 
 OWN_METHODS = "/grpc."
 """Health and reflection: public, and asked too often to be told about."""
@@ -36,10 +39,6 @@ def time_left() -> float | None:
     """Seconds until the deadline of the call that we serve; None when there is none."""
     deadline = _deadline.get()
     return None if deadline is None else deadline - time.monotonic()
-
-
-class DeadlinePassed(Exception):
-    """The handler took longer than its call may."""
 
 
 @dataclass(slots=True)
@@ -72,14 +71,14 @@ class Call:
 
 
 class Around(grpc.aio.ServerInterceptor):
-    """Puts layers, outermost first, around every call of a server but for health and reflection.
+    """Puts its surroundings around every call of a server but for health and reflection.
 
-    Messages are parsed inside the layers, so nothing of a caller who is not let in is read, and checked against their
-    protovalidate options. Handlers of streaming rpcs are async generators.
+    Nothing of a caller who is not admitted is read; messages are checked against their protovalidate options. Handlers
+    of streaming rpcs are async generators.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self._layers = layers
+    def __init__(self, around: Surroundings, admit: Admission) -> None:
+        self._around, self._admit = around, admit
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -105,20 +104,20 @@ class Around(grpc.aio.ServerInterceptor):
         streaming = handler.request_streaming or handler.response_streaming
 
         async def one(received: Any, context: Context) -> Any:  # noqa: ANN401
-            async with AsyncExitStack() as stack:
-                await self._enter(stack, Call(method, context, streaming, _metadata(context)))
-                return render(await inner(await asked(received, context), context))
+            call = Call(method, context, streaming, _metadata(context))
+            async with self._around(call):
+                return render(await inner(await asked(call, received), context))
 
         async def many(received: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-            async with AsyncExitStack() as stack:
-                await self._enter(stack, Call(method, context, streaming, _metadata(context)))
-                async with aclosing(inner(await asked(received, context), context)) as answers:
-                    async for message in answers:
-                        yield render(message)
+            call = Call(method, context, streaming, _metadata(context))
+            async with self._around(call), aclosing(inner(await asked(call, received), context)) as answers:
+                async for message in answers:
+                    yield render(message)
 
-        async def asked(received: Any, context: Context) -> Any:  # noqa: ANN401
-            """What the handler takes: one request, or an iterator of requests."""
-            return _each(received, parse) if handler.request_streaming else parse(await _one_of(context))
+        async def asked(call: Call, received: Any) -> Any:  # noqa: ANN401
+            """What the handler takes, of a caller who may: one request, or an iterator of requests."""
+            await self._admit(call)
+            return _each(received, parse) if handler.request_streaming else parse(await _one_of(call.context))
 
         # Streams of requests also where there is one: a call that ends without any, grpc.aio would never answer. Its
         # caller would wait, and to Envoy the instance would look dead.
@@ -128,21 +127,37 @@ class Around(grpc.aio.ServerInterceptor):
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(many if handler.response_streaming else one)
         return wrapped
 
-    async def _enter(self, stack: AsyncExitStack, call: Call) -> None:
-        for layer in self._layers:
-            await stack.enter_async_context(layer(call))
+
+def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
+    """What stands around a call, from outside in: its trace, its line in the log, its refusals, its deadline.
+
+    A refusal says why; anything else that is raised inside is logged and tells the caller nothing. `default_s` is the
+    deadline of unary calls that come without one.
+    """
+
+    @asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        traceparent = call.metadata.get(tracing.HEADER)
+        tracing.adopt(traceparent if isinstance(traceparent, str) else None)
+        with _told(call):
+            limit = _limit(call, default_s)
+            try:
+                async with limit:
+                    yield
+            except Refusal as refusal:
+                await call.refuse(errors.to_status(refusal, domain))
+            except Exception as error:
+                if isinstance(error, TimeoutError) and limit.expired():
+                    await call.refuse(errors.deadline_exceeded(domain))
+                else:
+                    log.exception("unexpected error", method=call.method)
+                    await call.refuse(errors.internal(domain, tracing.trace_id()))
+
+    return around
 
 
-@asynccontextmanager
-async def traced(call: Call) -> AsyncIterator[None]:
-    """Takes the caller's trace ids, or new ones."""
-    traceparent = call.metadata.get(tracing.HEADER)
-    tracing.adopt(traceparent if isinstance(traceparent, str) else None)
-    yield
-
-
-@asynccontextmanager
-async def told(call: Call) -> AsyncIterator[None]:
+@contextmanager
+def _told(call: Call) -> Iterator[None]:
     """One line per call."""
     try:
         yield
@@ -151,7 +166,7 @@ async def told(call: Call) -> AsyncIterator[None]:
         call.code = StatusCode.CANCELLED if left is None or left > 0 else StatusCode.DEADLINE_EXCEEDED
         raise
     finally:
-        logs.get().info(
+        log.info(
             "call",
             method=call.method,
             code=call.code.name,
@@ -161,46 +176,14 @@ async def told(call: Call) -> AsyncIterator[None]:
         )
 
 
-def refused(domain: str) -> Layer:
-    """Answers for what the handler raises. A refusal says why; anything else is logged and says nothing."""
-
-    @asynccontextmanager
-    async def layer(call: Call) -> AsyncIterator[None]:
-        try:
-            yield
-        except Refusal as refusal:
-            await call.refuse(errors.to_status(refusal, domain))
-        except DeadlinePassed:
-            await call.refuse(errors.deadline_exceeded(domain))
-        except Exception:  # noqa: BLE001  the edge of the process: nobody else would answer
-            logs.get().exception("unexpected error", method=call.method)
-            await call.refuse(errors.internal(domain, tracing.trace_id()))
-
-    return layer
-
-
-def bounded(default_s: Callable[[], float]) -> Layer:
-    """Ends a unary call at its deadline, which is the default one if it came with none. Streams may have none."""
-
-    @asynccontextmanager
-    async def layer(call: Call) -> AsyncIterator[None]:
-        left = call.time_remaining()
-        if left is None and not call.streaming:
-            left = default_s()
-        if left is None:
-            yield
-            return
+def _limit(call: Call, default_s: Callable[[], float]) -> asyncio.Timeout:
+    """Ends a call at its deadline, a unary one at the default when it came with none. Streams may have none."""
+    left = call.time_remaining()
+    if left is None and not call.streaming:
+        left = default_s()
+    if left is not None:
         _deadline.set(call.started + left)
-        limit = asyncio.timeout(left)
-        try:
-            async with limit:
-                yield
-        except TimeoutError:
-            if limit.expired():
-                raise DeadlinePassed from None
-            raise
-
-    return layer
+    return asyncio.timeout(left)
 
 
 def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[Any], Any]:
@@ -233,10 +216,7 @@ async def _one_of(context: Context) -> bytes:
 
 def _metadata(context: Context) -> dict[str, str | bytes]:
     """Of several values under one key the first counts: what a proxy appends cannot replace what it checked."""
-    metadata: dict[str, str | bytes] = {}
-    for key, value in context.invocation_metadata() or ():
-        metadata.setdefault(key, value)
-    return metadata
+    return dict(reversed(tuple(context.invocation_metadata() or ())))
 
 
 def _as_it_is(message: Any) -> Any:  # noqa: ANN401

@@ -18,12 +18,12 @@ from grpc_health.v1.health import aio as health_aio
 from mesh.v1 import config_pb2, registry_pb2
 
 from services.chassis import client, logs
-from services.chassis.auth import Keys, Rule, ServiceToken, Tokens, admitted, rules_of
+from services.chassis.auth import Keys, Rule, ServiceToken, Tokens, admission, rules_of
 from services.chassis.bus import Bus
 from services.chassis.config import LiveConfig
 from services.chassis.database import Database
 from services.chassis.etcd import Etcd
-from services.chassis.interceptors import Around, bounded, refused, told, traced
+from services.chassis.interceptors import Around, surroundings
 from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
@@ -83,9 +83,9 @@ def guarded_server(
     domain: str, tokens: Tokens, rules: Mapping[str, Rule], default_s: Callable[[], float]
 ) -> grpc.aio.Server:
     """A server with everything around its calls; `rules` may still be filled when servicers are added."""
-    layers = [traced, told, refused(domain), bounded(default_s), admitted(tokens, rules)]
+    around = Around(surroundings(domain, default_s), admission(tokens, rules))
     return grpc.aio.server(
-        interceptors=[*tracing.server_interceptors(), Around(layers)],
+        interceptors=[*tracing.server_interceptors(), around],
         options=SERVER_OPTIONS,
     )
 
