@@ -42,6 +42,23 @@ async def test_the_callers_trace_is_continued_with_its_decision(mesh: Mesh, edge
     assert "b7ad6b7169203331" not in got
 
 
+async def test_a_share_between_none_and_all_is_kept(mesh: Mesh, edge: grpc.aio.Channel) -> None:
+    etcd = Etcd(mesh.etcd.endpoint)
+    await etcd.put("/shop/config/inventory", b'{"process": {"sampling_percent": 10}}')
+    try:
+
+        async def share() -> float:
+            return sum([sampled(await heard(edge, GET_STOCK)) for _ in range(300)]) / 300
+
+        async def look() -> bool:
+            return 0.01 < await share() < 0.3  # beyond that not once in a million times
+
+        await eventually(look, "about a tenth of the traces of inventory is kept")
+    finally:
+        await etcd.delete("/shop/config/inventory")
+        await etcd.close()
+
+
 async def test_the_share_of_traces_is_the_services_own_over_every_door(mesh: Mesh, edge: grpc.aio.Channel) -> None:
     etcd = Etcd(mesh.etcd.endpoint)
     await etcd.put("/shop/config/inventory", b'{"process": {"sampling_percent": 0}}')

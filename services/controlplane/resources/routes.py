@@ -261,8 +261,9 @@ def _tracing(percent: float) -> Tracing:
     """The share of new traces that is kept; a call that brings a trace context keeps the decision of that one."""
     return Tracing(
         client_sampling=FractionalPercent(numerator=0),
+        # Envoy draws a number below 10,000 from the request id: with a larger denominator it is always low enough.
         random_sampling=FractionalPercent(
-            numerator=round(percent * 10_000), denominator=FractionalPercentDenominatorType.MILLION
+            numerator=round(percent * 100), denominator=FractionalPercentDenominatorType.TEN_THOUSAND
         ),
     )
 
