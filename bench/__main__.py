@@ -27,6 +27,7 @@ from bench import contenders, costs, report
 from bench.contenders import Contender, Peer, Product
 from bench.load import Order
 from services.cli.identity import access_token
+from tests.support.limits import lift_limits
 from tests.support.shop import Shop, running_shop, started_shop, stop
 
 RESULTS = Path(__file__).parent / "results"
@@ -118,12 +119,16 @@ def drain(contender: Contender) -> None:
 
 @contextmanager
 def _logging_statements(server: str) -> Iterator[None]:
-    for setting in ("'all'", "'none'"):
-        contenders.query(f"{server}postgres", f"alter system set log_statement = {setting}")
+    def log(which: str) -> None:
+        contenders.query(f"{server}postgres", f"alter system set log_statement = {which}")
         contenders.query(f"{server}postgres", "select pg_reload_conf()")
-        if setting == "'all'":
-            time.sleep(0.5)
-            yield
+
+    log("'all'")
+    try:
+        time.sleep(0.5)  # the server's processes read their settings one after the other
+        yield
+    finally:
+        log("'none'")
 
 
 def start_times(state: Path, times: int) -> list[float]:
@@ -180,7 +185,7 @@ def _shop(held: ExitStack, folder: Path) -> Shop:
     assert sink.stdout is not None
     environment = {"SHOPMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{int(sink.stdout.readline())}"}
     shop: Shop = held.enter_context(running_shop(folder / "shop", "--no-demo-data", environment=environment))
-    asyncio.run(contenders.lift_limits(shop))
+    asyncio.run(lift_limits(shop))  # two customers send all orders
     asyncio.run(contenders.stock_up(shop, access_token(contenders.issuer_of(shop), "carol")))
     return shop
 

@@ -28,6 +28,7 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_fixed
 
 from bench.load import PRODUCTS, Call
 from bench.peers import envoy
+from bench.report import SERVICES
 from services.chassis.etcd import Etcd
 from services.cli.settings import HOST
 from services.cli.tether import die_with_parent
@@ -36,7 +37,6 @@ from tests.support.ports import free_port
 from tests.support.shop import Shop
 
 PEERS = Path(__file__).parent / "peers"
-SERVICES = ("product", "inventory", "order", "notification")
 PIECES = 1_000_000
 
 PLACE_ORDER = """{"requestId": "{id}", "order": {"lines": [
@@ -328,24 +328,12 @@ def key_set(issuer: str) -> str:
     return httpx.get(f"{issuer}/protocol/openid-connect/certs", trust_env=False).raise_for_status().text
 
 
-NO_LIMIT = '{"rate_limit": {"user": {"calls": 0}, "address": {"calls": 0}}}'
-
-
-async def lift_limits(shop: Shop) -> None:
-    """Lets everybody call as often as they like: two customers send all orders."""
-    await _put(shop, dict.fromkeys((f"policy/{service}" for service in SERVICES), NO_LIMIT))
-
-
 async def sample(shop: Shop, percent: int) -> None:
     """Lets the edge and the services record this share of traces."""
-    document = f'{{"process": {{"sampling_percent": {percent}}}}}'
-    await _put(shop, dict.fromkeys((f"config/{service}" for service in SERVICES), document))
-
-
-async def _put(shop: Shop, documents: Mapping[str, str]) -> None:
+    document = f'{{"process": {{"sampling_percent": {percent}}}}}'.encode()
     etcd = Etcd(f"{HOST}:{shop.ports['etcd']}")
-    for key, document in documents.items():
-        await etcd.put(f"/shop/{key}", document.encode())
+    for service in SERVICES:
+        await etcd.put(f"/shop/config/{service}", document)
     await etcd.close()
     await asyncio.sleep(1)  # nobody tells when the last of Envoy's threads has it
 

@@ -1,4 +1,4 @@
-"""A shop whose edge limits nobody, for tests that call more than a person would."""
+"""A shop whose edge limits nobody, for tests and measurements that call more than a person would."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,19 +14,33 @@ from tests.support.waiting import eventually
 _LIFTED = {"rate_limit": {"user": {"calls": 0}, "address": {"calls": 0}}}
 
 
-@asynccontextmanager
-async def no_limits(shop: Shop) -> AsyncIterator[None]:
-    """As an operator does it: by policies in etcd, in the place of what they said; from when Envoy has them."""
-    etcd = Etcd(f"127.0.0.1:{shop.ports['etcd']}")
-    keys = [f"/shop/policy/{seed.stem}" for seed in resource("etcd/seed/policy").glob("*.json")]
-    try:
+async def lift_limits(shop: Shop) -> None:
+    """As an operator does it: by policies in etcd, in the place of what they said. Returns when Envoy has them."""
+    async with _policies(shop) as (etcd, keys):
         for key in keys:
             await etcd.put(key, json.dumps(_LIFTED).encode())
-        await _lifted(shop)
+    await _lifted(shop)
+
+
+@asynccontextmanager
+async def no_limits(shop: Shop) -> AsyncIterator[None]:
+    """Limits lifted for a while; then the seeds hold again."""
+    try:
+        await lift_limits(shop)
         yield
     finally:
-        for key in keys:
-            await etcd.delete(key)
+        async with _policies(shop) as (etcd, keys):
+            for key in keys:
+                await etcd.delete(key)
+
+
+@asynccontextmanager
+async def _policies(shop: Shop) -> AsyncIterator[tuple[Etcd, list[str]]]:
+    """The shop's etcd, and the key of each service's policy in it."""
+    etcd = Etcd(f"127.0.0.1:{shop.ports['etcd']}")
+    try:
+        yield etcd, [f"/shop/policy/{seed.stem}" for seed in resource("etcd/seed/policy").glob("*.json")]
+    finally:
         await etcd.close()
 
 
