@@ -43,6 +43,12 @@ _SERVER_SETTINGS = {
     "jit": "off",  # small statements: compiling one costs more than running it
 }
 
+_ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('migrations'))"
+# Without a sum: ran before it was kept.
+_MIGRATIONS = """
+create table if not exists migrations (name text primary key, create_time timestamptz not null default now());
+alter table migrations add column if not exists sha256 text"""
+
 log = logs.get()
 
 
@@ -146,6 +152,9 @@ class Database:
         Replicas that start together run each once: an advisory lock, held until the commit, lets one in at a time.
         Raises MigrationChanged. What a newer version has migrated stays: versions beside each other share the tables.
         """
+        async with self.transaction(timeout_s=MIGRATION_S) as connection:
+            await connection.execute(_ONE_AT_A_TIME)
+            await connection.execute(_MIGRATIONS)
         for file in sorted((files(package) / "migrations").iterdir(), key=lambda file: file.name):
             if file.name.endswith(".sql"):
                 await self._migrate(file.name, file.read_text(encoding="utf-8"))
@@ -153,12 +162,7 @@ class Database:
     async def _migrate(self, name: str, sql: str) -> None:
         sha256 = hashlib.sha256(sql.encode()).hexdigest()
         async with self.transaction(timeout_s=MIGRATION_S) as connection:
-            await connection.execute("select pg_advisory_xact_lock(hashtext('migrations'))")
-            await connection.execute(
-                "create table if not exists migrations"
-                " (name text primary key, create_time timestamptz not null default now());"
-                "alter table migrations add column if not exists sha256 text"  # null: ran before it was kept
-            )
+            await connection.execute(_ONE_AT_A_TIME)
             ran = await connection.fetchrow("select sha256 from migrations where name = $1", name)
             if ran is None:
                 await connection.execute(sql)
