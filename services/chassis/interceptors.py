@@ -146,7 +146,7 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
                     yield
             except Refusal as refusal:
                 await call.refuse(errors.to_status(refusal, domain))
-            except Exception as error:
+            except Exception as error:  # the edge of the process: nobody else would answer
                 if isinstance(error, TimeoutError) and limit.expired():
                     await call.refuse(errors.deadline_exceeded(domain))
                 else:
