@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2
 from mesh.v1 import auth_pb2
 
 _MethodOptions = descriptor_pb2.MethodOptions
-_VARIABLE = re.compile(r"\{[^=}]+(?:=([^}]+))?\}")
+_VARIABLE = re.compile(r"\{([^=}]+)(?:=([^}]+))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Rpc:
     streaming: bool
     http_patterns: tuple[str, ...]
     """Regular expressions, each for a whole path; none for an rpc without an HTTP route."""
+    fields_in_paths: frozenset[str]
+    """Fields of the request that a path fills, as `name` in `/v1/{name=products/*}`."""
 
     @property
     def path(self) -> str:
@@ -79,6 +81,7 @@ def _rpcs(file: descriptor_pb2.FileDescriptorProto) -> Iterator[Rpc]:
             if not options.HasExtension(auth_pb2.rule):
                 continue
             rule = options.Extensions[auth_pb2.rule]
+            templates = list(_templates(options.Extensions[annotations_pb2.http]))  # type: ignore[index]  # published without types
             yield Rpc(
                 service=file.package.split(".")[-2],
                 grpc_service=f"{file.package}.{service.name}",
@@ -88,15 +91,18 @@ def _rpcs(file: descriptor_pb2.FileDescriptorProto) -> Iterator[Rpc]:
                 clients=tuple(rule.clients),
                 idempotent=options.idempotency_level != _MethodOptions.IDEMPOTENCY_UNKNOWN,
                 streaming=method.client_streaming or method.server_streaming,
-                http_patterns=tuple(_patterns(options.Extensions[annotations_pb2.http])),  # type: ignore[index]  # published without types
+                http_patterns=tuple(_pattern(template) for template in templates),
+                fields_in_paths=frozenset(
+                    variable[1] for template in templates for variable in _VARIABLE.finditer(template)
+                ),
             )
 
 
-def _patterns(rule: http_pb2.HttpRule) -> Iterator[str]:
+def _templates(rule: http_pb2.HttpRule) -> Iterator[str]:
     for one in (rule, *rule.additional_bindings):
         kind = one.WhichOneof("pattern")
         if kind is not None:
-            yield _pattern(one.custom.path if kind == "custom" else getattr(one, kind))
+            yield one.custom.path if kind == "custom" else getattr(one, kind)
 
 
 def _pattern(template: str) -> str:
@@ -104,5 +110,5 @@ def _pattern(template: str) -> str:
 
     In google.api.http `*` is one segment, `**` any number of them.
     """
-    path = _VARIABLE.sub(lambda variable: variable[1] or "*", template)
+    path = _VARIABLE.sub(lambda variable: variable[2] or "*", template)
     return re.escape(path).replace(r"\*\*", ".*").replace(r"\*", "[^/]+")

@@ -69,3 +69,11 @@ async def test_json_is_read_under_any_type_and_unknown_fields_are_left_out_as_ov
     placed = await http.post(ORDERS, content=body, headers=headers)
 
     assert placed.json()["order"]["name"] == world.names["order"]
+
+
+async def test_what_the_path_says_counts_more_than_the_query(http: httpx.AsyncClient, world: World) -> None:
+    asked, other = world.names["thing"], world.names["bare"]
+
+    answer = await http.get(f"/v1/{asked}", params={"name": other})
+
+    assert answer.json()["product"]["name"] == asked

@@ -35,6 +35,21 @@ def test_each_route_of_the_contract_is_an_operation_and_nothing_else_is() -> Non
     assert described == routes
 
 
+def test_a_field_that_stands_in_a_path_is_nowhere_asked_for_in_a_query() -> None:
+    """Envoy does not read such a field from any query."""
+    in_paths = frozenset[str]().union(*(rpc.fields_in_paths for rpc in CONTRACT.rpcs))
+    in_queries = {
+        parameter["name"]
+        for operation in OPERATIONS.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query"
+    }
+
+    assert "name" in in_paths
+    assert in_queries
+    assert not in_paths & in_queries
+
+
 @pytest.mark.parametrize("rpc", [rpc for rpc in CONTRACT.rpcs if rpc.http_patterns], ids=lambda rpc: rpc.method)
 def test_an_operation_says_who_may_and_how_it_is_refused(rpc: Any) -> None:
     [operation] = [one for one in OPERATIONS.values() if one["operationId"] == rpc.method]

@@ -138,6 +138,8 @@ def _transcoder(contract: Contract) -> GrpcJsonTranscoder:
         convert_grpc_status=True,
         max_response_body_size=_JSON_BYTES,
         query_param_unescape_plus=True,
+        # Else `/v1/products/a?name=products/b` would answer with b, and the access log tell of a.
+        ignored_query_parameters=sorted(frozenset().union(*(rpc.fields_in_paths for rpc in contract.rpcs))),
         request_validation_options=GrpcJsonTranscoderRequestValidationOptions(
             reject_unknown_method=True,
             reject_unknown_query_parameters=True,

@@ -119,8 +119,9 @@ class InventoryServiceServicer:
     def AdjustStock(self, request, context):
         """Adds pieces to the stock of a product, or takes some out; the first adjustment creates the stock. The same
         request_id again changes nothing and answers with the stock as it is then, which others may have changed meanwhile.
-        Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would be left than are promised (the
-        request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made another adjustment.
+        Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED (metadata: product, on_hand, reserved) when fewer pieces would
+        be left than are promised (the request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made
+        another adjustment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

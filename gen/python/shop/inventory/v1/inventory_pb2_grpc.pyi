@@ -31,8 +31,9 @@ class InventoryServiceStub:
     AdjustStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.AdjustStockRequest, _inventory_pb2.AdjustStockResponse]
     """Adds pieces to the stock of a product, or takes some out; the first adjustment creates the stock. The same
     request_id again changes nothing and answers with the stock as it is then, which others may have changed meanwhile.
-    Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would be left than are promised (the
-    request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made another adjustment.
+    Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED (metadata: product, on_hand, reserved) when fewer pieces would
+    be left than are promised (the request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made
+    another adjustment.
     """
     ReserveStock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ReserveStockRequest, _inventory_pb2.ReserveStockResponse]
     """Holds stock for an order, all lines or none. The same lines under the same id renew the hold. Refuses with
@@ -96,8 +97,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_inventory_pb2.AdjustStockResponse]:
         """Adds pieces to the stock of a product, or takes some out; the first adjustment creates the stock. The same
         request_id again changes nothing and answers with the stock as it is then, which others may have changed meanwhile.
-        Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED when fewer pieces would be left than are promised (the
-        request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made another adjustment.
+        Refuses with FAILED_PRECONDITION/STOCK_BELOW_RESERVED (metadata: product, on_hand, reserved) when fewer pieces would
+        be left than are promised (the request_id may be used again), and FAILED_PRECONDITION/REQUEST_ID_REUSED when it made
+        another adjustment.
         """
 
     @_abc_1.abstractmethod
