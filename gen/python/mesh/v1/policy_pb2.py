@@ -24,15 +24,56 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/policy.proto\x12\x07mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x02\n\x06Policy\x12&\n\x07retries\x18\x01 \x01(\x0b\x32\x10.mesh.v1.RetriesH\x00\x88\x01\x01\x12\x35\n\x0f\x63ircuit_breaker\x18\x02 \x01(\x0b\x32\x17.mesh.v1.CircuitBreakerH\x01\x88\x01\x01\x12(\n\x08\x65jection\x18\x03 \x01(\x0b\x32\x11.mesh.v1.EjectionH\x02\x88\x01\x01\x12/\n\x0chealth_check\x18\x04 \x01(\x0b\x32\x14.mesh.v1.HealthCheckH\x03\x88\x01\x01\x12+\n\nrate_limit\x18\x05 \x01(\x0b\x32\x12.mesh.v1.RateLimitH\x04\x88\x01\x01\x42\n\n\x08_retriesB\x12\n\x10_circuit_breakerB\x0b\n\t_ejectionB\x0f\n\r_health_checkB\r\n\x0b_rate_limit\"\xfd\x01\n\x07Retries\x12\x1a\n\x04\x65\x64ge\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\nH\x00\x88\x01\x01\x12\x1a\n\x04mesh\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\nH\x01\x88\x01\x01\x12I\n\x0fper_try_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=H\x02\x88\x01\x01\x12\x36\n\x0e\x62udget_percent\x18\x04 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x03\x88\x01\x01\x42\x07\n\x05_edgeB\x07\n\x05_meshB\x12\n\x10_per_try_timeoutB\x11\n\x0f_budget_percent\"\x92\x01\n\x0e\x43ircuitBreaker\x12&\n\x0cmax_requests\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x00\x88\x01\x01\x12.\n\x14max_pending_requests\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x01\x88\x01\x01\x42\x0f\n\r_max_requestsB\x17\n\x15_max_pending_requests\"\xed\x02\n\x08\x45jection\x12-\n\x14\x63onsecutive_failures\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12\x42\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=H\x01\x88\x01\x01\x12M\n\x12\x62\x61se_ejection_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\xac\x02\x32\x04\x10\xc0\x84=H\x02\x88\x01\x01\x12L\n\x11max_ejection_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\x90\x1c\x32\x04\x10\xc0\x84=H\x03\x88\x01\x01\x42\x17\n\x15_consecutive_failuresB\x0b\n\t_intervalB\x15\n\x13_base_ejection_timeB\x14\n\x12_max_ejection_time\"\xb6\x02\n\x0bHealthCheck\x12\x44\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x03\x08\xac\x02\x32\x05\x10\x80\xad\xe2\x04H\x00\x88\x01\x01\x12\x42\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x02\x08<2\x05\x10\x80\xad\xe2\x04H\x01\x88\x01\x01\x12+\n\x13unhealthy_threshold\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x02\x88\x01\x01\x12)\n\x11healthy_threshold\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x03\x88\x01\x01\x42\x0b\n\t_intervalB\n\n\x08_timeoutB\x16\n\x14_unhealthy_thresholdB\x14\n\x12_healthy_threshold\"u\n\tRateLimit\x12\'\n\x04user\x18\x01 \x01(\x0b\x32\x14.mesh.v1.TokenBucketH\x00\x88\x01\x01\x12*\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x14.mesh.v1.TokenBucketH\x01\x88\x01\x01\x42\x07\n\x05_userB\n\n\x08_address\"\xaa\x01\n\x0bTokenBucket\x12\x1d\n\x05\x63\x61lls\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00\x88\x01\x01\x12?\n\x03per\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x03\x08\x90\x1c\x32\x05\x10\x80\xe1\xeb\x17H\x01\x88\x01\x01\x12\x1f\n\x05\x62urst\x18\x03 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x02\x88\x01\x01\x42\x08\n\x06_callsB\x06\n\x04_perB\x08\n\x06_burstb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/policy.proto\x12\x07mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x15google/rpc/code.proto\"\xd5\x04\n\x06Policy\x12&\n\x07retries\x18\x01 \x01(\x0b\x32\x10.mesh.v1.RetriesH\x00\x88\x01\x01\x12\x35\n\x0f\x63ircuit_breaker\x18\x02 \x01(\x0b\x32\x17.mesh.v1.CircuitBreakerH\x01\x88\x01\x01\x12(\n\x08\x65jection\x18\x03 \x01(\x0b\x32\x11.mesh.v1.EjectionH\x02\x88\x01\x01\x12/\n\x0chealth_check\x18\x04 \x01(\x0b\x32\x14.mesh.v1.HealthCheckH\x03\x88\x01\x01\x12+\n\nrate_limit\x18\x05 \x01(\x0b\x32\x12.mesh.v1.RateLimitH\x04\x88\x01\x01\x12?\n\x0eload_balancing\x18\x06 \x01(\x0e\x32\x16.mesh.v1.LoadBalancingB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x05\x88\x01\x01\x12\'\n\x04rpcs\x18\x07 \x03(\x0b\x32\x19.mesh.v1.Policy.RpcsEntry\x12$\n\x06\x63\x61nary\x18\x08 \x01(\x0b\x32\x0f.mesh.v1.CanaryH\x06\x88\x01\x01\x12(\n\x06\x66\x61ults\x18\t \x03(\x0b\x32\x0e.mesh.v1.FaultB\x08\xbaH\x05\x92\x01\x02\x10\x64\x1a?\n\tRpcsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.mesh.v1.RpcPolicy:\x02\x38\x01\x42\n\n\x08_retriesB\x12\n\x10_circuit_breakerB\x0b\n\t_ejectionB\x0f\n\r_health_checkB\r\n\x0b_rate_limitB\x11\n\x0f_load_balancingB\t\n\x07_canary\"\x84\x02\n\tRpcPolicy\x12\x42\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\x90\x1c\x32\x04\x10\xc0\x84=H\x00\x88\x01\x01\x12I\n\x0fper_try_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=H\x01\x88\x01\x01\x12\x1a\n\x04\x65\x64ge\x18\x03 \x01(\rB\x07\xbaH\x04*\x02\x18\nH\x02\x88\x01\x01\x12\x1a\n\x04mesh\x18\x04 \x01(\rB\x07\xbaH\x04*\x02\x18\nH\x03\x88\x01\x01\x42\n\n\x08_timeoutB\x12\n\x10_per_try_timeoutB\x07\n\x05_edgeB\x07\n\x05_mesh\"\xbd\x03\n\x06\x43\x61nary\x12\xf2\x01\n\x07weights\x18\x01 \x03(\x0b\x32\x16.mesh.v1.VersionWeightB\xc8\x01\xbaH\xc4\x01\x92\x01\x02\x10\x14\xba\x01\x63\n\x12\x63\x61nary.weights.sum\x12\x14the weights sum to 0\x1a\x37this.size() == 0 || this.exists(each, each.weight > 0u)\xba\x01V\n\x15\x63\x61nary.weights.unique\x12\x16\x61 version stands twice\x1a%this.map(each, each.version).unique()\x12\xbd\x01\n\x07matches\x18\x02 \x03(\x0b\x32\x15.mesh.v1.VersionMatchB\x94\x01\xbaH\x90\x01\x92\x01\x02\x10\x14\xba\x01\x87\x01\n\x15\x63\x61nary.matches.unique\x12)a header with the same value stands twice\x1a\x43this.map(each, each.header.name + \':\' + each.header.value).unique()\"~\n\rVersionWeight\x12\x37\n\x07version\x18\x01 \x01(\tB!\xbaH\x1er\x19\x32\x17^[A-Za-z0-9._+-]{1,64}$\xc8\x01\x01H\x00\x88\x01\x01\x12\x1d\n\x06weight\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07H\x01\x88\x01\x01\x42\n\n\x08_versionB\t\n\x07_weight\"\x91\x01\n\x0cVersionMatch\x12\x37\n\x07version\x18\x01 \x01(\tB!\xbaH\x1er\x19\x32\x17^[A-Za-z0-9._+-]{1,64}$\xc8\x01\x01H\x00\x88\x01\x01\x12\x31\n\x06header\x18\x02 \x01(\x0b\x32\x14.mesh.v1.HeaderMatchB\x06\xbaH\x03\xc8\x01\x01H\x01\x88\x01\x01\x42\n\n\x08_versionB\t\n\x07_header\"\x88\x01\n\x0bHeaderMatch\x12\x38\n\x04name\x18\x01 \x01(\tB%\xbaH\"r\x1d\x32\x1b^[a-z0-9][a-z0-9_.-]{0,63}$\xc8\x01\x01H\x00\x88\x01\x01\x12,\n\x05value\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[ -~]{1,256}$\xc8\x01\x01H\x01\x88\x01\x01\x42\x07\n\x05_nameB\x08\n\x06_value\"\xf7\x02\n\x05\x46\x61ult\x12\x18\n\x04rpcs\x18\x01 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10\x64\x18\x01\x12)\n\x06header\x18\x02 \x01(\x0b\x32\x14.mesh.v1.HeaderMatchH\x00\x88\x01\x01\x12/\n\x07percent\x18\x03 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x01\x88\x01\x01\x12?\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=H\x02\x88\x01\x01\x12\x30\n\x05\x61\x62ort\x18\x05 \x01(\x0e\x32\x10.google.rpc.CodeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x03\x88\x01\x01:Z\xbaHW\x1aU\n\x0f\x66\x61ult.something\x12\x1eneither delay nor abort is set\x1a\"has(this.delay) || has(this.abort)B\t\n\x07_headerB\n\n\x08_percentB\x08\n\x06_delayB\x08\n\x06_abort\"\xfd\x01\n\x07Retries\x12\x1a\n\x04\x65\x64ge\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\nH\x00\x88\x01\x01\x12\x1a\n\x04mesh\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\nH\x01\x88\x01\x01\x12I\n\x0fper_try_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=H\x02\x88\x01\x01\x12\x36\n\x0e\x62udget_percent\x18\x04 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x03\x88\x01\x01\x42\x07\n\x05_edgeB\x07\n\x05_meshB\x12\n\x10_per_try_timeoutB\x11\n\x0f_budget_percent\"\xc9\x01\n\x0e\x43ircuitBreaker\x12&\n\x0cmax_requests\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x00\x88\x01\x01\x12.\n\x14max_pending_requests\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x01\x88\x01\x01\x12%\n\x0bmax_streams\x18\x03 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x02\x88\x01\x01\x42\x0f\n\r_max_requestsB\x17\n\x15_max_pending_requestsB\x0e\n\x0c_max_streams\"\xed\x02\n\x08\x45jection\x12-\n\x14\x63onsecutive_failures\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12\x42\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x02\x08<2\x04\x10\xc0\x84=H\x01\x88\x01\x01\x12M\n\x12\x62\x61se_ejection_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\xac\x02\x32\x04\x10\xc0\x84=H\x02\x88\x01\x01\x12L\n\x11max_ejection_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\x90\x1c\x32\x04\x10\xc0\x84=H\x03\x88\x01\x01\x42\x17\n\x15_consecutive_failuresB\x0b\n\t_intervalB\x15\n\x13_base_ejection_timeB\x14\n\x12_max_ejection_time\"\xb6\x02\n\x0bHealthCheck\x12\x44\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x03\x08\xac\x02\x32\x05\x10\x80\xad\xe2\x04H\x00\x88\x01\x01\x12\x42\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x02\x08<2\x05\x10\x80\xad\xe2\x04H\x01\x88\x01\x01\x12+\n\x13unhealthy_threshold\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x02\x88\x01\x01\x12)\n\x11healthy_threshold\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x64(\x01H\x03\x88\x01\x01\x42\x0b\n\t_intervalB\n\n\x08_timeoutB\x16\n\x14_unhealthy_thresholdB\x14\n\x12_healthy_threshold\"u\n\tRateLimit\x12\'\n\x04user\x18\x01 \x01(\x0b\x32\x14.mesh.v1.TokenBucketH\x00\x88\x01\x01\x12*\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0b\x32\x14.mesh.v1.TokenBucketH\x01\x88\x01\x01\x42\x07\n\x05_userB\n\n\x08_address\"\xaa\x01\n\x0bTokenBucket\x12\x1d\n\x05\x63\x61lls\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00\x88\x01\x01\x12?\n\x03per\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x03\x08\x90\x1c\x32\x05\x10\x80\xe1\xeb\x17H\x01\x88\x01\x01\x12\x1f\n\x05\x62urst\x18\x03 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x02\x88\x01\x01\x42\x08\n\x06_callsB\x06\n\x04_perB\x08\n\x06_burst*\x8c\x01\n\rLoadBalancing\x12\x1e\n\x1aLOAD_BALANCING_UNSPECIFIED\x10\x00\x12 \n\x1cLOAD_BALANCING_LEAST_REQUEST\x10\x01\x12\x1e\n\x1aLOAD_BALANCING_ROUND_ROBIN\x10\x02\x12\x19\n\x15LOAD_BALANCING_RANDOM\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_POLICY_RPCSENTRY']._loaded_options = None
+  _globals['_POLICY_RPCSENTRY']._serialized_options = b'8\001'
+  _globals['_POLICY'].fields_by_name['load_balancing']._loaded_options = None
+  _globals['_POLICY'].fields_by_name['load_balancing']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_POLICY'].fields_by_name['faults']._loaded_options = None
+  _globals['_POLICY'].fields_by_name['faults']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_RPCPOLICY'].fields_by_name['timeout']._loaded_options = None
+  _globals['_RPCPOLICY'].fields_by_name['timeout']._serialized_options = b'\272H\016\252\001\013\"\003\010\220\0342\004\020\300\204='
+  _globals['_RPCPOLICY'].fields_by_name['per_try_timeout']._loaded_options = None
+  _globals['_RPCPOLICY'].fields_by_name['per_try_timeout']._serialized_options = b'\272H\r\252\001\n\"\002\010<2\004\020\300\204='
+  _globals['_RPCPOLICY'].fields_by_name['edge']._loaded_options = None
+  _globals['_RPCPOLICY'].fields_by_name['edge']._serialized_options = b'\272H\004*\002\030\n'
+  _globals['_RPCPOLICY'].fields_by_name['mesh']._loaded_options = None
+  _globals['_RPCPOLICY'].fields_by_name['mesh']._serialized_options = b'\272H\004*\002\030\n'
+  _globals['_CANARY'].fields_by_name['weights']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['weights']._serialized_options = b'\272H\304\001\222\001\002\020\024\272\001c\n\022canary.weights.sum\022\024the weights sum to 0\0327this.size() == 0 || this.exists(each, each.weight > 0u)\272\001V\n\025canary.weights.unique\022\026a version stands twice\032%this.map(each, each.version).unique()'
+  _globals['_CANARY'].fields_by_name['matches']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['matches']._serialized_options = b'\272H\220\001\222\001\002\020\024\272\001\207\001\n\025canary.matches.unique\022)a header with the same value stands twice\032Cthis.map(each, each.header.name + \':\' + each.header.value).unique()'
+  _globals['_VERSIONWEIGHT'].fields_by_name['version']._loaded_options = None
+  _globals['_VERSIONWEIGHT'].fields_by_name['version']._serialized_options = b'\272H\036r\0312\027^[A-Za-z0-9._+-]{1,64}$\310\001\001'
+  _globals['_VERSIONWEIGHT'].fields_by_name['weight']._loaded_options = None
+  _globals['_VERSIONWEIGHT'].fields_by_name['weight']._serialized_options = b'\272H\005*\003\030\350\007'
+  _globals['_VERSIONMATCH'].fields_by_name['version']._loaded_options = None
+  _globals['_VERSIONMATCH'].fields_by_name['version']._serialized_options = b'\272H\036r\0312\027^[A-Za-z0-9._+-]{1,64}$\310\001\001'
+  _globals['_VERSIONMATCH'].fields_by_name['header']._loaded_options = None
+  _globals['_VERSIONMATCH'].fields_by_name['header']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_HEADERMATCH'].fields_by_name['name']._loaded_options = None
+  _globals['_HEADERMATCH'].fields_by_name['name']._serialized_options = b'\272H\"r\0352\033^[a-z0-9][a-z0-9_.-]{0,63}$\310\001\001'
+  _globals['_HEADERMATCH'].fields_by_name['value']._loaded_options = None
+  _globals['_HEADERMATCH'].fields_by_name['value']._serialized_options = b'\272H\025r\0202\016^[ -~]{1,256}$\310\001\001'
+  _globals['_FAULT'].fields_by_name['rpcs']._loaded_options = None
+  _globals['_FAULT'].fields_by_name['rpcs']._serialized_options = b'\272H\007\222\001\004\020d\030\001'
+  _globals['_FAULT'].fields_by_name['percent']._loaded_options = None
+  _globals['_FAULT'].fields_by_name['percent']._serialized_options = b'\272H\026\022\024\031\000\000\000\000\000\000Y@)\000\000\000\000\000\000\000\000@\001'
+  _globals['_FAULT'].fields_by_name['delay']._loaded_options = None
+  _globals['_FAULT'].fields_by_name['delay']._serialized_options = b'\272H\r\252\001\n\"\002\010<2\004\020\300\204='
+  _globals['_FAULT'].fields_by_name['abort']._loaded_options = None
+  _globals['_FAULT'].fields_by_name['abort']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_FAULT']._loaded_options = None
+  _globals['_FAULT']._serialized_options = b'\272HW\032U\n\017fault.something\022\036neither delay nor abort is set\032\"has(this.delay) || has(this.abort)'
   _globals['_RETRIES'].fields_by_name['edge']._loaded_options = None
   _globals['_RETRIES'].fields_by_name['edge']._serialized_options = b'\272H\004*\002\030\n'
   _globals['_RETRIES'].fields_by_name['mesh']._loaded_options = None
@@ -45,6 +86,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CIRCUITBREAKER'].fields_by_name['max_requests']._serialized_options = b'\272H\010*\006\030\300\204=(\001'
   _globals['_CIRCUITBREAKER'].fields_by_name['max_pending_requests']._loaded_options = None
   _globals['_CIRCUITBREAKER'].fields_by_name['max_pending_requests']._serialized_options = b'\272H\010*\006\030\300\204=(\001'
+  _globals['_CIRCUITBREAKER'].fields_by_name['max_streams']._loaded_options = None
+  _globals['_CIRCUITBREAKER'].fields_by_name['max_streams']._serialized_options = b'\272H\010*\006\030\300\204=(\001'
   _globals['_EJECTION'].fields_by_name['consecutive_failures']._loaded_options = None
   _globals['_EJECTION'].fields_by_name['consecutive_failures']._serialized_options = b'\272H\007*\005\030\350\007(\001'
   _globals['_EJECTION'].fields_by_name['interval']._loaded_options = None
@@ -67,18 +110,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENBUCKET'].fields_by_name['per']._serialized_options = b'\272H\017\252\001\014\"\003\010\220\0342\005\020\200\341\353\027'
   _globals['_TOKENBUCKET'].fields_by_name['burst']._loaded_options = None
   _globals['_TOKENBUCKET'].fields_by_name['burst']._serialized_options = b'\272H\010*\006\030\300\204=(\001'
-  _globals['_POLICY']._serialized_start=95
-  _globals['_POLICY']._serialized_end=411
-  _globals['_RETRIES']._serialized_start=414
-  _globals['_RETRIES']._serialized_end=667
-  _globals['_CIRCUITBREAKER']._serialized_start=670
-  _globals['_CIRCUITBREAKER']._serialized_end=816
-  _globals['_EJECTION']._serialized_start=819
-  _globals['_EJECTION']._serialized_end=1184
-  _globals['_HEALTHCHECK']._serialized_start=1187
-  _globals['_HEALTHCHECK']._serialized_end=1497
-  _globals['_RATELIMIT']._serialized_start=1499
-  _globals['_RATELIMIT']._serialized_end=1616
-  _globals['_TOKENBUCKET']._serialized_start=1619
-  _globals['_TOKENBUCKET']._serialized_end=1789
+  _globals['_LOADBALANCING']._serialized_start=3655
+  _globals['_LOADBALANCING']._serialized_end=3795
+  _globals['_POLICY']._serialized_start=118
+  _globals['_POLICY']._serialized_end=715
+  _globals['_POLICY_RPCSENTRY']._serialized_start=545
+  _globals['_POLICY_RPCSENTRY']._serialized_end=608
+  _globals['_RPCPOLICY']._serialized_start=718
+  _globals['_RPCPOLICY']._serialized_end=978
+  _globals['_CANARY']._serialized_start=981
+  _globals['_CANARY']._serialized_end=1426
+  _globals['_VERSIONWEIGHT']._serialized_start=1428
+  _globals['_VERSIONWEIGHT']._serialized_end=1554
+  _globals['_VERSIONMATCH']._serialized_start=1557
+  _globals['_VERSIONMATCH']._serialized_end=1702
+  _globals['_HEADERMATCH']._serialized_start=1705
+  _globals['_HEADERMATCH']._serialized_end=1841
+  _globals['_FAULT']._serialized_start=1844
+  _globals['_FAULT']._serialized_end=2219
+  _globals['_RETRIES']._serialized_start=2222
+  _globals['_RETRIES']._serialized_end=2475
+  _globals['_CIRCUITBREAKER']._serialized_start=2478
+  _globals['_CIRCUITBREAKER']._serialized_end=2679
+  _globals['_EJECTION']._serialized_start=2682
+  _globals['_EJECTION']._serialized_end=3047
+  _globals['_HEALTHCHECK']._serialized_start=3050
+  _globals['_HEALTHCHECK']._serialized_end=3360
+  _globals['_RATELIMIT']._serialized_start=3362
+  _globals['_RATELIMIT']._serialized_end=3479
+  _globals['_TOKENBUCKET']._serialized_start=3482
+  _globals['_TOKENBUCKET']._serialized_end=3652
 # @@protoc_insertion_point(module_scope)

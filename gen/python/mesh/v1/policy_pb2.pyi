@@ -3,33 +3,93 @@
 isort:skip_file
 How Envoy carries the calls to a service."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import code_pb2 as _code_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LoadBalancing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LoadBalancingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoadBalancing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOAD_BALANCING_UNSPECIFIED: _LoadBalancing.ValueType  # 0
+    """Not said."""
+    LOAD_BALANCING_LEAST_REQUEST: _LoadBalancing.ValueType  # 1
+    """Of two instances drawn at random, the one with fewer calls under way."""
+    LOAD_BALANCING_ROUND_ROBIN: _LoadBalancing.ValueType  # 2
+    """In turn."""
+    LOAD_BALANCING_RANDOM: _LoadBalancing.ValueType  # 3
+    """Any."""
+
+class LoadBalancing(_LoadBalancing, metaclass=_LoadBalancingEnumTypeWrapper):
+    """How an instance is chosen."""
+
+LOAD_BALANCING_UNSPECIFIED: LoadBalancing.ValueType  # 0
+"""Not said."""
+LOAD_BALANCING_LEAST_REQUEST: LoadBalancing.ValueType  # 1
+"""Of two instances drawn at random, the one with fewer calls under way."""
+LOAD_BALANCING_ROUND_ROBIN: LoadBalancing.ValueType  # 2
+"""In turn."""
+LOAD_BALANCING_RANDOM: LoadBalancing.ValueType  # 3
+"""Any."""
+Global___LoadBalancing: _TypeAlias = LoadBalancing  # noqa: Y015
+
 @_typing.final
 class Policy(_message.Message):
-    """The traffic policy of one service, at `/<prefix>/policy/<service>` in etcd. Every field has a default in
-    etcd/seed/policy; a document holds only what differs, so an empty one is valid.
+    """The traffic policy of one service, at `/<prefix>/policy/<service>` in etcd. Every field has a default, in
+    etcd/seed/policy or, where that is silent, here; a document holds only what differs, so an empty one is valid.
+    It is laid over the defaults field by field; lists and maps replace the default's whole.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RpcsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___RpcPolicy: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___RpcPolicy | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     RETRIES_FIELD_NUMBER: _builtins.int
     CIRCUIT_BREAKER_FIELD_NUMBER: _builtins.int
     EJECTION_FIELD_NUMBER: _builtins.int
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    LOAD_BALANCING_FIELD_NUMBER: _builtins.int
+    RPCS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    load_balancing: Global___LoadBalancing.ValueType
+    """How an instance is chosen for a call; unset is LOAD_BALANCING_LEAST_REQUEST."""
     @_builtins.property
     def retries(self) -> Global___Retries:
         """What is tried again, and how much of it."""
@@ -50,6 +110,18 @@ class Policy(_message.Message):
     def rate_limit(self) -> Global___RateLimit:
         """How often anybody outside may call."""
 
+    @_builtins.property
+    def rpcs(self) -> _containers.MessageMap[_builtins.str, Global___RpcPolicy]:
+        """What differs for single rpcs, by method name, such as `PlaceOrder`."""
+
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """Which share of the calls goes to which version; unset: every instance is like every other."""
+
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """Faults that Envoy makes, at the edge and between services. For an rpc the first whose header matches holds."""
+
     def __init__(
         self,
         *,
@@ -58,21 +130,31 @@ class Policy(_message.Message):
         ejection: Global___Ejection | None = ...,
         health_check: Global___HealthCheck | None = ...,
         rate_limit: Global___RateLimit | None = ...,
+        load_balancing: Global___LoadBalancing.ValueType | None = ...,
+        rpcs: _abc.Mapping[_builtins.str, Global___RpcPolicy] | None = ...,
+        canary: Global___Canary | None = ...,
+        faults: _abc.Iterable[Global___Fault] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_rate_limit", b"_rate_limit", "_retries", b"_retries", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "rate_limit", b"rate_limit", "retries", b"retries"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_load_balancing", b"_load_balancing", "_rate_limit", b"_rate_limit", "_retries", b"_retries", "canary", b"canary", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "load_balancing", b"load_balancing", "rate_limit", b"rate_limit", "retries", b"retries"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_rate_limit", b"_rate_limit", "_retries", b"_retries", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "health_check", b"health_check", "rate_limit", b"rate_limit", "retries", b"retries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "_circuit_breaker", b"_circuit_breaker", "_ejection", b"_ejection", "_health_check", b"_health_check", "_load_balancing", b"_load_balancing", "_rate_limit", b"_rate_limit", "_retries", b"_retries", "canary", b"canary", "circuit_breaker", b"circuit_breaker", "ejection", b"ejection", "faults", b"faults", "health_check", b"health_check", "load_balancing", b"load_balancing", "rate_limit", b"rate_limit", "retries", b"retries", "rpcs", b"rpcs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__canary: _TypeAlias = _typing.Literal["canary"]  # noqa: Y015
+    _WhichOneofArgType__canary: _TypeAlias = _typing.Literal["_canary", b"_canary"]  # noqa: Y015
     _WhichOneofReturnType__circuit_breaker: _TypeAlias = _typing.Literal["circuit_breaker"]  # noqa: Y015
     _WhichOneofArgType__circuit_breaker: _TypeAlias = _typing.Literal["_circuit_breaker", b"_circuit_breaker"]  # noqa: Y015
     _WhichOneofReturnType__ejection: _TypeAlias = _typing.Literal["ejection"]  # noqa: Y015
     _WhichOneofArgType__ejection: _TypeAlias = _typing.Literal["_ejection", b"_ejection"]  # noqa: Y015
     _WhichOneofReturnType__health_check: _TypeAlias = _typing.Literal["health_check"]  # noqa: Y015
     _WhichOneofArgType__health_check: _TypeAlias = _typing.Literal["_health_check", b"_health_check"]  # noqa: Y015
+    _WhichOneofReturnType__load_balancing: _TypeAlias = _typing.Literal["load_balancing"]  # noqa: Y015
+    _WhichOneofArgType__load_balancing: _TypeAlias = _typing.Literal["_load_balancing", b"_load_balancing"]  # noqa: Y015
     _WhichOneofReturnType__rate_limit: _TypeAlias = _typing.Literal["rate_limit"]  # noqa: Y015
     _WhichOneofArgType__rate_limit: _TypeAlias = _typing.Literal["_rate_limit", b"_rate_limit"]  # noqa: Y015
     _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
     _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__canary) -> _WhichOneofReturnType__canary | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__circuit_breaker) -> _WhichOneofReturnType__circuit_breaker | None: ...
     @_typing.overload
@@ -80,11 +162,265 @@ class Policy(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__health_check) -> _WhichOneofReturnType__health_check | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__load_balancing) -> _WhichOneofReturnType__load_balancing | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_limit) -> _WhichOneofReturnType__rate_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class RpcPolicy(_message.Message):
+    """What differs for one rpc. Whether it may be tried again after a reset or a try that took too long is said by its
+    idempotency_level in the contract, never here.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    PER_TRY_TIMEOUT_FIELD_NUMBER: _builtins.int
+    EDGE_FIELD_NUMBER: _builtins.int
+    MESH_FIELD_NUMBER: _builtins.int
+    edge: _builtins.int
+    """As Retries.edge, which holds when this is unset; 0 to 10."""
+    mesh: _builtins.int
+    """As Retries.mesh, which holds when this is unset; 0 to 10."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long a call may take in all, tries included, whatever its caller's deadline; then it is DEADLINE_EXCEEDED.
+        Unset: the caller's deadline alone. Ends streams too. 1 ms to 1 h.
+        """
+
+    @_builtins.property
+    def per_try_timeout(self) -> _duration_pb2.Duration:
+        """As Retries.per_try_timeout, which holds when this is unset; 1 ms to 1 min."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+        per_try_timeout: _duration_pb2.Duration | None = ...,
+        edge: _builtins.int | None = ...,
+        mesh: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_edge", b"_edge", "_mesh", b"_mesh", "_per_try_timeout", b"_per_try_timeout", "_timeout", b"_timeout", "edge", b"edge", "mesh", b"mesh", "per_try_timeout", b"per_try_timeout", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_edge", b"_edge", "_mesh", b"_mesh", "_per_try_timeout", b"_per_try_timeout", "_timeout", b"_timeout", "edge", b"edge", "mesh", b"mesh", "per_try_timeout", b"per_try_timeout", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__edge: _TypeAlias = _typing.Literal["edge"]  # noqa: Y015
+    _WhichOneofArgType__edge: _TypeAlias = _typing.Literal["_edge", b"_edge"]  # noqa: Y015
+    _WhichOneofReturnType__mesh: _TypeAlias = _typing.Literal["mesh"]  # noqa: Y015
+    _WhichOneofArgType__mesh: _TypeAlias = _typing.Literal["_mesh", b"_mesh"]  # noqa: Y015
+    _WhichOneofReturnType__per_try_timeout: _TypeAlias = _typing.Literal["per_try_timeout"]  # noqa: Y015
+    _WhichOneofArgType__per_try_timeout: _TypeAlias = _typing.Literal["_per_try_timeout", b"_per_try_timeout"]  # noqa: Y015
+    _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
+    _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__edge) -> _WhichOneofReturnType__edge | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mesh) -> _WhichOneofReturnType__mesh | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_try_timeout) -> _WhichOneofReturnType__per_try_timeout | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout) -> _WhichOneofReturnType__timeout | None: ...
+
+Global___RpcPolicy: _TypeAlias = RpcPolicy  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """Calls by version, which is what an instance registered (SHOPMESH_VERSION). Each version named here has limits,
+    ejection and health checks of its own, with the figures of the policy.
+
+    No version that is named loses calls when none of its instances is well: they go to instances of the versions that
+    have a weight, and with none of those to any. So a policy may come before its instances, and outlive them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionWeight]:
+        """Shares of the calls that no match takes. Unset: they go to every instance, of whatever version."""
+
+    @_builtins.property
+    def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionMatch]:
+        """Calls that carry a header go to a version; the first match holds."""
+
+    def __init__(
+        self,
+        *,
+        weights: _abc.Iterable[Global___VersionWeight] | None = ...,
+        matches: _abc.Iterable[Global___VersionMatch] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
+
+@_typing.final
+class VersionWeight(_message.Message):
+    """The share of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """1 to 64 letters, digits and `. _ + -`."""
+    weight: _builtins.int
+    """Against the sum of all weights; 0 to 1000. Unset is 0: no share, but its instances can be matched."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str | None = ...,
+        weight: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "_weight", b"_weight", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "_weight", b"_weight", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___VersionWeight: _TypeAlias = VersionWeight  # noqa: Y015
+
+@_typing.final
+class VersionMatch(_message.Message):
+    """Calls with this header go to this version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """1 to 64 letters, digits and `. _ + -`."""
+    @_builtins.property
+    def header(self) -> Global___HeaderMatch:
+        """What a call must carry."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str | None = ...,
+        header: Global___HeaderMatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_header", b"_header", "_version", b"_version", "header", b"header", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_header", b"_header", "_version", b"_version", "header", b"header", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__header: _TypeAlias = _typing.Literal["header"]  # noqa: Y015
+    _WhichOneofArgType__header: _TypeAlias = _typing.Literal["_header", b"_header"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__header) -> _WhichOneofReturnType__header | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___VersionMatch: _TypeAlias = VersionMatch  # noqa: Y015
+
+@_typing.final
+class HeaderMatch(_message.Message):
+    """Metadata of a call. Anybody can send any."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In lower case."""
+    value: _builtins.str
+    """The whole value, 1 to 256 printable ASCII characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str | None = ...,
+        value: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_value", b"_value", "name", b"name", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_value", b"_value", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___HeaderMatch: _TypeAlias = HeaderMatch  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """A fault that Envoy makes of calls before they reach an instance, after tokens, roles and rate limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RPCS_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    ABORT_FIELD_NUMBER: _builtins.int
+    percent: _builtins.float
+    """Of so many calls, 0 to 100; unset is 100. Drawn for delay and abort separately."""
+    abort: _code_pb2.Code.ValueType
+    """The call ends with this status, after the delay if there is one."""
+    @_builtins.property
+    def rpcs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By method name, such as `PlaceOrder`; none: every rpc of the service."""
+
+    @_builtins.property
+    def header(self) -> Global___HeaderMatch:
+        """Only calls that carry this; unset: all."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """The call waits so long, and goes on; 1 ms to 1 min. Its deadline runs meanwhile."""
+
+    def __init__(
+        self,
+        *,
+        rpcs: _abc.Iterable[_builtins.str] | None = ...,
+        header: Global___HeaderMatch | None = ...,
+        percent: _builtins.float | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        abort: _code_pb2.Code.ValueType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_abort", b"_abort", "_delay", b"_delay", "_header", b"_header", "_percent", b"_percent", "abort", b"abort", "delay", b"delay", "header", b"header", "percent", b"percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_abort", b"_abort", "_delay", b"_delay", "_header", b"_header", "_percent", b"_percent", "abort", b"abort", "delay", b"delay", "header", b"header", "percent", b"percent", "rpcs", b"rpcs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__abort: _TypeAlias = _typing.Literal["abort"]  # noqa: Y015
+    _WhichOneofArgType__abort: _TypeAlias = _typing.Literal["_abort", b"_abort"]  # noqa: Y015
+    _WhichOneofReturnType__delay: _TypeAlias = _typing.Literal["delay"]  # noqa: Y015
+    _WhichOneofArgType__delay: _TypeAlias = _typing.Literal["_delay", b"_delay"]  # noqa: Y015
+    _WhichOneofReturnType__header: _TypeAlias = _typing.Literal["header"]  # noqa: Y015
+    _WhichOneofArgType__header: _TypeAlias = _typing.Literal["_header", b"_header"]  # noqa: Y015
+    _WhichOneofReturnType__percent: _TypeAlias = _typing.Literal["percent"]  # noqa: Y015
+    _WhichOneofArgType__percent: _TypeAlias = _typing.Literal["_percent", b"_percent"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__abort) -> _WhichOneofReturnType__abort | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delay) -> _WhichOneofReturnType__delay | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__header) -> _WhichOneofReturnType__header | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__percent) -> _WhichOneofReturnType__percent | None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
 
 @_typing.final
 class Retries(_message.Message):
@@ -147,28 +483,36 @@ class CircuitBreaker(_message.Message):
 
     MAX_REQUESTS_FIELD_NUMBER: _builtins.int
     MAX_PENDING_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_STREAMS_FIELD_NUMBER: _builtins.int
     max_requests: _builtins.int
     """Calls under way; 1 to 1,000,000."""
     max_pending_requests: _builtins.int
     """Calls waiting for a connection; 1 to 1,000,000."""
+    max_streams: _builtins.int
+    """Calls of streaming rpcs under way, counted apart from all others; 1 to 1,000,000."""
     def __init__(
         self,
         *,
         max_requests: _builtins.int | None = ...,
         max_pending_requests: _builtins.int | None = ...,
+        max_streams: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_pending_requests", b"_max_pending_requests", "_max_requests", b"_max_requests", "max_pending_requests", b"max_pending_requests", "max_requests", b"max_requests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_pending_requests", b"_max_pending_requests", "_max_requests", b"_max_requests", "_max_streams", b"_max_streams", "max_pending_requests", b"max_pending_requests", "max_requests", b"max_requests", "max_streams", b"max_streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_pending_requests", b"_max_pending_requests", "_max_requests", b"_max_requests", "max_pending_requests", b"max_pending_requests", "max_requests", b"max_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_pending_requests", b"_max_pending_requests", "_max_requests", b"_max_requests", "_max_streams", b"_max_streams", "max_pending_requests", b"max_pending_requests", "max_requests", b"max_requests", "max_streams", b"max_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_pending_requests: _TypeAlias = _typing.Literal["max_pending_requests"]  # noqa: Y015
     _WhichOneofArgType__max_pending_requests: _TypeAlias = _typing.Literal["_max_pending_requests", b"_max_pending_requests"]  # noqa: Y015
     _WhichOneofReturnType__max_requests: _TypeAlias = _typing.Literal["max_requests"]  # noqa: Y015
     _WhichOneofArgType__max_requests: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests"]  # noqa: Y015
+    _WhichOneofReturnType__max_streams: _TypeAlias = _typing.Literal["max_streams"]  # noqa: Y015
+    _WhichOneofArgType__max_streams: _TypeAlias = _typing.Literal["_max_streams", b"_max_streams"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_pending_requests) -> _WhichOneofReturnType__max_pending_requests | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_requests) -> _WhichOneofReturnType__max_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_streams) -> _WhichOneofReturnType__max_streams | None: ...
 
 Global___CircuitBreaker: _TypeAlias = CircuitBreaker  # noqa: Y015
 
