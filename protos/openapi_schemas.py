@@ -71,14 +71,19 @@ class Schemas:
         return {"$ref": f"#/components/schemas/{short}"}
 
     def object(self, name: str, without: Collection[str] = (), *, partial: bool = False) -> Json:
-        """The schema of a message; of a `partial` one no field is required."""
+        """The schema of a message; of a `partial` one no field is required.
+
+        `without` are the fields that a path fills, as `name` or, of a field's field, `product.name`. Nobody has to send
+        what a path has begun.
+        """
         message, comment, said = self._messages[name]
         properties: dict[str, Json] = {}
         required: list[str] = []
+        begun = {field.partition(".")[0] for field in without}
         for one, description in zip(message.field, said, strict=True):
             if one.name not in without:
                 properties[one.json_name] = self._property(one) | {"description": description}
-                if field_behavior_pb2.REQUIRED in _behaviour(one) and not partial:
+                if field_behavior_pb2.REQUIRED in _behaviour(one) and not partial and one.name not in begun:
                     required.append(one.json_name)
         schema = {"type": "object", "description": comment, "properties": properties}
         return schema | {"required": required} if required else schema

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -51,6 +51,8 @@ def test_rest_keeps_to_its_document(
     called = next(called for called in RPCS if called.rpc.method == operation.definition.raw["operationId"])
     caller = data.draw(st.sampled_from([*callers(called.rpc) * 4, None]), "caller")
     case = data.draw(operation.as_strategy(generation_mode=mode), "call")
+    # A parameter without a name (`?=1`) says nothing, and Envoy passes it by.
+    assume("" not in (case.query or {}))
     headers = {"authorization": f"Bearer {outside.token(caller)}"} if caller else {}
 
     answer = case.call_and_validate(

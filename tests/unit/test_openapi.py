@@ -50,6 +50,11 @@ def test_a_field_that_stands_in_a_path_is_nowhere_asked_for_in_a_query() -> None
     assert not in_paths & in_queries
 
 
+def test_what_a_path_has_begun_need_not_be_in_the_body() -> None:
+    assert "required" not in body("UpdateProduct")
+    assert body("PlaceOrder")["required"] == ["order", "requestId"]
+
+
 @pytest.mark.parametrize("rpc", [rpc for rpc in CONTRACT.rpcs if rpc.http_patterns], ids=lambda rpc: rpc.method)
 def test_an_operation_says_who_may_and_how_it_is_refused(rpc: Any) -> None:
     [operation] = [one for one in OPERATIONS.values() if one["operationId"] == rpc.method]
