@@ -47,12 +47,13 @@ class Tracing:
         """From now on sampled spans go to the OTLP endpoint, if there is one."""
         if not settings.otlp_endpoint:
             return
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+
+        from services.chassis.otlp import Exporter
 
         resource = Resource.create(
             {
@@ -63,7 +64,7 @@ class Tracing:
         )
         # Roots are asked for only when they shall be recorded: `begins`.
         self.provider = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(settings.otlp_endpoint, timeout=2)
+        exporter = Exporter(settings.otlp_endpoint, timeout=2)
         self.provider.add_span_processor(
             BatchSpanProcessor(exporter, max_queue_size=16384, schedule_delay_millis=500, export_timeout_millis=2000)
         )
