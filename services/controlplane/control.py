@@ -8,7 +8,7 @@ import structlog
 
 from services.controlplane import last_good
 from services.controlplane.latest import Latest
-from services.controlplane.model import Model, Seen
+from services.controlplane.model import Model, Seen, differing
 from services.controlplane.resources import Resources
 from services.controlplane.snapshot import Snapshot
 
@@ -36,7 +36,7 @@ class Control:
         """Goes on with what was seen before the last stop, until etcd has told; then follows it. Never ends."""
         if (restored := last_good.load(self._file, services)) is not None:
             self._publish(Model.restored(restored, self._now()))
-            _log.info("going on with the last good model", endpoints=len(self._model.endpoints))
+            _log.info("going on with the last good model", endpoints=sum(map(len, restored.endpoints.values())))
         while True:
             model = await self._next()
             if model.remembered != self._model.remembered:
@@ -65,16 +65,16 @@ class Control:
             self.snapshots.put(snapshot)
 
     def _tell(self, model: Model) -> None:
-        before, after = self._model.endpoints, model.endpoints
-        for name in sorted(before.keys() | after.keys()):
-            if before.get(name) != after.get(name):
-                endpoint = after.get(name, before.get(name))
-                _log.info(
-                    "endpoint",
-                    of=name.service,
-                    name=name.instance,
-                    address=endpoint.address if endpoint else "",
-                    state=after[name].state.value if name in after else "gone",
-                )
+        for service in sorted(differing(self._model.endpoints, model.endpoints)):
+            before, after = self._model.of(service), model.of(service)
+            for instance in sorted(before.keys() | after.keys()):
+                if before.get(instance) != after.get(instance):
+                    _log.info(
+                        "endpoint",
+                        of=service,
+                        name=instance,
+                        address=(after.get(instance) or before[instance]).address,
+                        state=after[instance].state.value if instance in after else "gone",
+                    )
         for name in sorted(model.lost.keys() - self._model.lost.keys()):
             _log.warning("endpoint vanished without draining: held", of=name.service, name=name.instance)

@@ -7,7 +7,7 @@ import structlog
 from google.protobuf import json_format
 from mesh.v1 import policy_pb2
 
-from services.controlplane.model import Endpoint, Name, Seen, State
+from services.controlplane.model import Endpoint, Seen, State
 
 _log = structlog.get_logger()
 
@@ -16,8 +16,9 @@ def save(path: Path, seen: Seen) -> None:
     """Replaces the file whole: a crash leaves the old one or the new one."""
     document = {
         "endpoints": [
-            [name.service, name.instance, endpoint.address, endpoint.state.value, endpoint.version, endpoint.start_time]
-            for name, endpoint in sorted(seen.endpoints.items())
+            [service, instance, endpoint.address, endpoint.state.value, endpoint.version, endpoint.start_time]
+            for service, instances in sorted(seen.endpoints.items())
+            for instance, endpoint in sorted(instances.items())
         ],
         "policies": {
             service: json_format.MessageToDict(policy, preserving_proto_field_name=True)
@@ -35,11 +36,11 @@ def load(path: Path, services: frozenset[str]) -> Seen | None:
     """None when there is none, when it cannot be read, or when it lacks a service of today's contracts."""
     try:
         document = json.loads(path.read_text())
+        endpoints: dict[str, dict[str, Endpoint]] = {}
+        for service, instance, address, state, version, start_time in document["endpoints"]:
+            endpoints.setdefault(service, {})[instance] = Endpoint(address, State(state), version, start_time)
         seen = Seen(
-            {
-                Name(service, instance): Endpoint(address, State(state), version, start_time)
-                for service, instance, address, state, version, start_time in document["endpoints"]
-            },
+            endpoints,
             {
                 service: json_format.ParseDict(policy, policy_pb2.Policy())
                 for service, policy in document["policies"].items()

@@ -4,12 +4,13 @@ import asyncio
 import ipaddress
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 
 import structlog
 from mesh.v1 import policy_pb2, registry_pb2
 
 from services.chassis.etcd import Change, Etcd, Snapshot
-from services.controlplane.model import Endpoint, Name, Seen, State
+from services.controlplane.model import Endpoint, Seen, State
 from services.controlplane.seeds import BadDocument, Seeds, parsed
 
 _log = structlog.get_logger()
@@ -54,6 +55,8 @@ class Source:
         self._etcd = etcd
         self._services = frozenset(services)
         self._seeds = seeds
+        self._default_sampling = {service: seeds.sampling_percent(service) for service in self._services}
+        self._seen = Seen({}, seeds.policies, self._default_sampling)
         self._endpoints = Documents(f"{prefix}endpoints/", endpoint)
         self._policies = Documents(f"{prefix}policy/", self._policy)
         self._sampling = Documents(f"{prefix}config/", self._sampling_percent)
@@ -64,33 +67,47 @@ class Source:
         Every single change is shown: nobody misses an instance that drains and leaves in one breath. Never ends.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(self._endpoints, see))
-            group.create_task(self._watch(self._policies, see))
-            group.create_task(self._watch(self._sampling, see))
+            group.create_task(self._watch(self._endpoints, self._note_endpoints, see))
+            group.create_task(self._watch(self._policies, self._note_policies, see))
+            group.create_task(self._watch(self._sampling, self._note_sampling, see))
 
-    @property
-    def seen(self) -> Seen:
-        """All of it, with the seeds where nothing else is said."""
-        names = {name: Name(*name.split("/", 1)) for name in self._endpoints.by_name}
-        return Seen(
-            {
-                names[name]: endpoint
-                for name, endpoint in self._endpoints.by_name.items()
-                if names[name].service in self._services
-            },
-            {service: self._policies.by_name.get(service, self._seeds.policies[service]) for service in self._services},
-            {
-                service: self._sampling.by_name.get(service, self._seeds.sampling_percent(service))
-                for service in self._services
-            },
-        )
-
-    async def _watch[T](self, documents: Documents[T], see: Callable[[Seen], None]) -> None:
+    async def _watch[T](
+        self, documents: Documents[T], note: Callable[[str | None], None], see: Callable[[Seen], None]
+    ) -> None:
         async with aclosing(self._etcd.watch_prefix(documents.prefix)) as watch:
             async for event in watch:
                 documents.take(event)
+                note(event.key.removeprefix(documents.prefix) if isinstance(event, Change) else None)
                 if self._endpoints.listed and self._policies.listed and self._sampling.listed:
-                    see(self.seen)
+                    see(self._seen)
+
+    def _note_endpoints(self, changed: str | None) -> None:
+        """Only the service of the one that changed gets a new mapping, or where all are listed, who differs (Seen)."""
+        before, by_name = self._seen.endpoints, self._endpoints.by_name
+        if changed is not None:
+            service, _, instance = changed.partition("/")
+            if service not in self._services:
+                return
+            instances = {**before.get(service, {})}
+            if changed in by_name:
+                instances[instance] = by_name[changed]
+            else:
+                instances.pop(instance, None)
+            self._seen = replace(self._seen, endpoints={**before, service: instances})
+            return
+        listed: dict[str, dict[str, Endpoint]] = {}
+        for name, endpoint in by_name.items():
+            service, _, instance = name.partition("/")
+            if service in self._services:
+                listed.setdefault(service, {})[instance] = endpoint
+        same = {service: before[service] for service in listed if listed[service] == before.get(service)}
+        self._seen = replace(self._seen, endpoints={**listed, **same})
+
+    def _note_policies(self, _changed: str | None) -> None:
+        self._seen = replace(self._seen, policies={**self._seeds.policies, **self._policies.by_name})
+
+    def _note_sampling(self, _changed: str | None) -> None:
+        self._seen = replace(self._seen, sampling={**self._default_sampling, **self._sampling.by_name})
 
     def _policy(self, service: str, document: bytes) -> policy_pb2.Policy:
         return self._seeds.policy(self._known(service), document)

@@ -14,7 +14,7 @@ from shop.product.v1.config_pb2 import ProductConfig
 
 from services.chassis.etcd import Change, Entry, Snapshot
 from services.controlplane import last_good
-from services.controlplane.model import Endpoint, Name, Seen, State
+from services.controlplane.model import Endpoint, Seen, State
 from services.controlplane.seeds import BadDocument, Seeds, parsed
 from services.controlplane.source import Documents, endpoint
 from services.files import resource
@@ -146,7 +146,7 @@ def test_a_deleted_document_is_gone() -> None:
 
 def test_what_was_seen_survives_a_restart(tmp_path: Path, seeds: Seeds) -> None:
     seen = Seen(
-        {Name("product", "product"): Endpoint("127.0.0.1:1", State.DRAINING, "2", 1.5)},
+        {"product": {"product": Endpoint("127.0.0.1:1", State.DRAINING, "2", 1.5)}},
         seeds.policies,
         dict.fromkeys(SERVICES, 12.5),
     )

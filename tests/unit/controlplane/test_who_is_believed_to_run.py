@@ -1,6 +1,6 @@
 """Endpoints that vanish are held until it is certain that they are gone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +13,17 @@ AT_ONE, AT_TWO = Endpoint("127.0.0.1:1001"), Endpoint("127.0.0.1:1002")
 DRAINING = Endpoint("127.0.0.1:1001", State.DRAINING)
 
 
+def seen(records: Mapping[Name, Endpoint]) -> Seen:
+    """What etcd says, when it says this."""
+    services = {name.service for name in records}
+    return Seen({of: {name.instance: at for name, at in records.items() if name.service == of} for of in services})
+
+
 def told(*said: tuple[float, dict[Name, Endpoint]]) -> Model:
     """A model that has seen these endpoints at these times."""
     model = Model()
     for at, endpoints in said:
-        model = model.see(Seen(endpoints), at)
+        model = model.see(seen(endpoints), at)
     return model
 
 
@@ -91,9 +97,9 @@ def test_a_restart_holds_what_was_known_until_etcd_has_told() -> None:
     restored = Model.restored(before.remembered, 1000)
 
     assert restored.settled(1e6).of("product") == {"product": AT_ONE}
-    seen = restored.see(Seen({TWO: AT_TWO}), 1001)
-    assert set(seen.of("product")) == {"product", "product-2"}
-    assert set(seen.settled(1001 + LEASE_TTL_S).of("product")) == {"product-2"}
+    back = restored.see(seen({TWO: AT_TWO}), 1001)
+    assert set(back.of("product")) == {"product", "product-2"}
+    assert set(back.settled(1001 + LEASE_TTL_S).of("product")) == {"product-2"}
 
 
 RECORDS = st.dictionaries(
@@ -113,7 +119,7 @@ def test_whatever_happens_addresses_are_unique_and_what_is_registered_is_served(
 ) -> None:
     model = told(*((float(at * 4), endpoints) for at, endpoints in enumerate(history)))
 
-    served = model.endpoints
+    served = {Name(of, name): at for of, instances in model.endpoints.items() for name, at in instances.items()}
     addresses = [endpoint.address for endpoint in served.values()]
     assert len(addresses) == len(set(addresses))
     now = history[-1] if history else {}
