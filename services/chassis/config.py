@@ -5,18 +5,14 @@ from contextlib import aclosing
 from pathlib import Path
 
 import orjson
-from google.protobuf import json_format
 from google.protobuf.message import Message
+from mesh.v1 import registry_pb2
 
 from services.chassis import logs
+from services.chassis.documents import DocumentRefused, effective
 from services.chassis.etcd import Etcd, Snapshot
-from services.chassis.messages import overlaid, violations
 
 log = logs.get()
-
-
-class DocumentRefused(ValueError):
-    """Not a document of this configuration; its text names the field."""
 
 
 class LiveConfig[C: Message]:
@@ -31,8 +27,10 @@ class LiveConfig[C: Message]:
         self._subscribers: list[Callable[[C], None]] = []
         self._seen = 0
         """The newest revision of etcd that was looked at."""
-        self._document = b"{}"
-        self._current = self._valid(self._document)
+        self._document = b""
+        self._standing = registry_pb2.AppliedDocument(revision=0)
+        self._hearers: list[Callable[[registry_pb2.AppliedDocument], None]] = []
+        self._current = effective(seed, self._document)
         self._remember()
 
     @property
@@ -45,6 +43,10 @@ class LiveConfig[C: Message]:
         self._subscribers.append(callback)
         callback(self._current)
 
+    def hear(self, callback: Callable[[registry_pb2.AppliedDocument], None]) -> None:
+        """Calls it with what is in effect, and what was refused, after each document that was looked at."""
+        self._hearers.append(callback)
+
     async def run(self) -> None:
         """Follows the document for ever."""
         async with aclosing(self._etcd.watch_prefix(self._key)) as changes:
@@ -52,51 +54,56 @@ class LiveConfig[C: Message]:
                 if isinstance(change, Snapshot):
                     self._take_snapshot(change)
                 elif change.key == self._key:
-                    self._take(change.value or b"{}", change.revision)
+                    revision = change.revision if change.value is not None else 0
+                    self._take(change.value or b"", revision, change.revision)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         if entry := snapshot.entries.get(self._key):
-            self._take(entry.value, max(entry.revision, snapshot.revision))
+            self._take(entry.value, entry.revision, max(entry.revision, snapshot.revision))
         elif snapshot.revision >= self._seen:
-            self._take(b"{}", snapshot.revision)
+            self._take(b"", 0, snapshot.revision)
         else:
             # Revisions went back: etcd was wiped. Nobody chose the defaults, and the document will be put back.
             log.warning("etcd was wiped, the last good configuration stays", key=self._key)
             self._seen = snapshot.revision
 
-    def _take(self, document: bytes, revision: int) -> None:
-        self._seen = revision
+    def _take(self, document: bytes, revision: int, seen: int) -> None:
+        """`revision` is the document's own, 0 where there is none."""
+        self._seen = seen
         try:
-            config = self._valid(document)
+            config = effective(self._seed, document)
         except DocumentRefused as refused:
             log.warning("configuration refused", key=self._key, revision=revision, error=str(refused))
+            self._refuse(revision, str(refused))
             return
-        if document != self._document:
-            self._document = document
+        renewed = document != self._document or revision != self._standing.revision
+        self._document, self._standing = document, registry_pb2.AppliedDocument(revision=revision)
+        if renewed:
             self._keep()
         if config != self._current:
             self._current = config
             log.info("configuration changed", key=self._key, revision=revision)
             for callback in self._subscribers:
                 callback(config)
+        self._tell()
 
-    def _valid(self, document: bytes) -> C:
-        """Raises DocumentRefused."""
-        try:
-            parsed = json_format.Parse(document, type(self._seed)())
-        except (json_format.ParseError, UnicodeDecodeError) as error:
-            raise DocumentRefused(str(error)) from error
-        config = overlaid(self._seed, parsed)
-        if wrong := violations(config):
-            raise DocumentRefused("; ".join(f"{field}: {what}" for field, what in wrong))
-        return config
+    def _refuse(self, revision: int, reason: str) -> None:
+        refused = registry_pb2.DocumentRefusal(revision=revision, reason=reason)
+        refused.time.GetCurrentTime()
+        self._standing = registry_pb2.AppliedDocument(revision=self._standing.revision, refused=refused)
+        self._tell()
+
+    def _tell(self) -> None:
+        for callback in self._hearers:
+            callback(self._standing)
 
     def _keep(self) -> None:
         """Whole or not at all: a process killed meanwhile finds the old file."""
+        kept = {"revision": self._seen, "applied": self._standing.revision, "document": self._document.decode()}
         part = self._file.with_suffix(".part")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(orjson.dumps({"revision": self._seen, "document": self._document.decode()}))
+            part.write_bytes(orjson.dumps(kept))
             part.replace(self._file)
         except OSError as error:
             log.warning("the last good configuration cannot be kept", file=str(self._file), error=str(error))
@@ -105,10 +112,12 @@ class LiveConfig[C: Message]:
         try:
             kept = orjson.loads(self._file.read_bytes())
             document, seen = kept["document"].encode(), int(kept["revision"])
-            self._current = self._valid(document)
+            applied = int(kept.get("applied", 0))
+            self._current = effective(self._seed, document)
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("the kept configuration is no longer good", file=str(self._file), error=str(error))
             return
         self._document, self._seen = document, seen
+        self._standing = registry_pb2.AppliedDocument(revision=applied)

@@ -29,6 +29,7 @@ from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
+from services.chassis.status import StatusRecord
 from services.chassis.tracing import suppress_instrumentation, tracing
 from services.files import resource
 
@@ -134,6 +135,9 @@ class Process[C: Message]:
             self._etcd, f"{self._prefix}config/{settings.service}", _seed(settings, config), last_good
         )
         self.config.subscribe(self._apply)
+        self._status = StatusRecord(self._etcd, self._prefix, settings.service, settings.instance)
+        held.push_async_callback(self._status.leave)
+        self.config.hear(lambda standing: self._status.tell(f"config/{settings.service}", standing))
         # What is local is not reached through a proxy.
         http = httpx.AsyncClient(timeout=IDENTITY_TIMEOUT_S, trust_env=False)
         held.push_async_callback(http.aclose)
@@ -184,6 +188,7 @@ class Process[C: Message]:
         # Polling a table is no trace; a span that a task opens itself is.
         with suppress_instrumentation():
             self.background("configuration", self.config.run)
+            self.background("status", self._status.run)
             await wire(self)
         address = await self._start()
         registration = self._registration(address)

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from google.protobuf import json_format
-from mesh.v1 import policy_pb2
+from mesh.v1 import policy_pb2, registry_pb2
 
 from services.chassis.config import LiveConfig
 from services.chassis.etcd import Etcd, EtcdUnavailable
@@ -97,7 +97,7 @@ async def test_a_document_overlays_the_defaults_field_by_field(client: Etcd, key
         ({"retries": {"edge": 99}}, "retries.edge"),
         ({"retries": {"egde": 1}}, "egde"),
         ({"retries": {"edge": "many"}}, "edge"),
-        (b"{broken", "Failed to load JSON"),
+        (b"{broken", "not JSON"),
         (b"\xff\xfe", "utf-8"),
     ],
 )
@@ -178,3 +178,25 @@ async def test_documents_of_other_services_are_not_its_business(client: Etcd, ke
         await put(client, f"{key}-salad", {"retries": {"edge": 9}})
         await put(client, key, {"retries": {"edge": 3}})
         await reads(config, 3, 2)
+
+
+async def test_it_tells_which_document_holds_and_which_was_refused(client: Etcd, key: str, tmp_path: Path) -> None:
+    standing = registry_pb2.AppliedDocument()
+
+    def holds(revision: int, refused: int = 0) -> Callable[[], Awaitable[bool]]:
+        async def look() -> bool:
+            return (standing.revision, standing.refused.revision) == (revision, refused)
+
+        return look
+
+    async with live(client, key, tmp_path / "fruit.json") as config:
+        config.hear(standing.CopyFrom)
+        good = await client.put(key, b'{"retries": {"edge": 5}}')
+        await eventually(holds(good), "the good one holds")
+        bad = await client.put(key, b'{"retries": {"edge": 99}}')
+        await eventually(holds(good, refused=bad), "the bad one is refused, the good one holds")
+        assert "retries.edge" in standing.refused.reason
+        same = await client.put(key, b'{"retries": {"edge": 5}}')
+        await eventually(holds(same), "the same in a newer revision holds")
+        await client.delete(key)
+        await eventually(holds(0), "nothing but the defaults holds")

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/config.proto\x12\x07mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8d\x03\n\rProcessConfig\x12\x41\n\tlog_level\x18\x01 \x01(\x0e\x32\x1f.mesh.v1.ProcessConfig.LogLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x00\x88\x01\x01\x12\x38\n\x10sampling_percent\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x01\x88\x01\x01\x12K\n\x10\x64\x65\x66\x61ult_deadline\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\xac\x02\x32\x04\x10\xc0\x84=H\x02\x88\x01\x01\"z\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04\x42\x0c\n\n_log_levelB\x13\n\x11_sampling_percentB\x13\n\x11_default_deadlineb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14mesh/v1/config.proto\x12\x07mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x03\n\rProcessConfig\x12\x41\n\tlog_level\x18\x01 \x01(\x0e\x32\x1f.mesh.v1.ProcessConfig.LogLevelB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x00\x88\x01\x01\x12\x38\n\x10sampling_percent\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x01\x88\x01\x01\x12K\n\x10\x64\x65\x66\x61ult_deadline\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x03\x08\xac\x02\x32\x04\x10\xc0\x84=H\x02\x88\x01\x01\"z\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04\x42\x0c\n\n_log_levelB\x13\n\x11_sampling_percentB\x13\n\x11_default_deadline\"\xc6\x01\n\x0e\x44ocumentChange\x12\x13\n\x06\x61uthor\x18\x01 \x01(\tH\x00\x88\x01\x01\x12-\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x1d\n\x06\x61\x63tion\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01H\x02\x88\x01\x01\x12\x10\n\x03old\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x10\n\x03new\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\t\n\x07_authorB\x07\n\x05_timeB\t\n\x07_actionB\x06\n\x04_oldB\x06\n\x04_newb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +40,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSCONFIG'].fields_by_name['sampling_percent']._serialized_options = b'\272H\026\022\024\031\000\000\000\000\000\000Y@)\000\000\000\000\000\000\000\000@\001'
   _globals['_PROCESSCONFIG'].fields_by_name['default_deadline']._loaded_options = None
   _globals['_PROCESSCONFIG'].fields_by_name['default_deadline']._serialized_options = b'\272H\016\252\001\013\"\003\010\254\0022\004\020\300\204='
-  _globals['_PROCESSCONFIG']._serialized_start=95
-  _globals['_PROCESSCONFIG']._serialized_end=492
-  _globals['_PROCESSCONFIG_LOGLEVEL']._serialized_start=314
-  _globals['_PROCESSCONFIG_LOGLEVEL']._serialized_end=436
+  _globals['_DOCUMENTCHANGE'].fields_by_name['action']._loaded_options = None
+  _globals['_DOCUMENTCHANGE'].fields_by_name['action']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_PROCESSCONFIG']._serialized_start=128
+  _globals['_PROCESSCONFIG']._serialized_end=525
+  _globals['_PROCESSCONFIG_LOGLEVEL']._serialized_start=347
+  _globals['_PROCESSCONFIG_LOGLEVEL']._serialized_end=469
+  _globals['_DOCUMENTCHANGE']._serialized_start=528
+  _globals['_DOCUMENTCHANGE']._serialized_end=726
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ What every process of the mesh can be told while it runs."""
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -20,7 +21,12 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ProcessConfig(_message.Message):
-    """The part of a service's configuration that all services share; the first field of each of them."""
+    """The part of a service's configuration that all services share; the first field of each of them.
+
+    No field here or in a service's configuration is a secret, and none is ever added: etcd keeps what it was told, in
+    its history too, and shows it to whoever may read. Secrets are files or variables of the environment, which the
+    process is told of as SHOPMESH_CLIENT_SECRET_FILE is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,3 +99,66 @@ class ProcessConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sampling_percent) -> _WhichOneofReturnType__sampling_percent | None: ...
 
 Global___ProcessConfig: _TypeAlias = ProcessConfig  # noqa: Y015
+
+@_typing.final
+class DocumentChange(_message.Message):
+    """How a document in etcd came to be what it is, at `/<prefix>/history/<config|policy>/<service>/<revision>`: written in
+    the same transaction as the document itself. The key ends in the revision (mod_revision) of what was replaced; where
+    there was no document, in the revision of etcd as of which there was none. Its own mod_revision is that of the new
+    document.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    author: _builtins.str
+    """Who did it: a name at a machine, as the command found it; told, not proven."""
+    action: _builtins.str
+    """The command: `set`, `unset`, `edit`, `rollback to 17`."""
+    old: _builtins.str
+    """What was replaced, as it stood; absent where there was no document."""
+    new: _builtins.str
+    """What took its place; absent where the document was deleted."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When, by the clock of that machine."""
+
+    def __init__(
+        self,
+        *,
+        author: _builtins.str | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        action: _builtins.str | None = ...,
+        old: _builtins.str | None = ...,
+        new: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_author", b"_author", "_new", b"_new", "_old", b"_old", "_time", b"_time", "action", b"action", "author", b"author", "new", b"new", "old", b"old", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_action", b"_action", "_author", b"_author", "_new", b"_new", "_old", b"_old", "_time", b"_time", "action", b"action", "author", b"author", "new", b"new", "old", b"old", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__action: _TypeAlias = _typing.Literal["action"]  # noqa: Y015
+    _WhichOneofArgType__action: _TypeAlias = _typing.Literal["_action", b"_action"]  # noqa: Y015
+    _WhichOneofReturnType__author: _TypeAlias = _typing.Literal["author"]  # noqa: Y015
+    _WhichOneofArgType__author: _TypeAlias = _typing.Literal["_author", b"_author"]  # noqa: Y015
+    _WhichOneofReturnType__new: _TypeAlias = _typing.Literal["new"]  # noqa: Y015
+    _WhichOneofArgType__new: _TypeAlias = _typing.Literal["_new", b"_new"]  # noqa: Y015
+    _WhichOneofReturnType__old: _TypeAlias = _typing.Literal["old"]  # noqa: Y015
+    _WhichOneofArgType__old: _TypeAlias = _typing.Literal["_old", b"_old"]  # noqa: Y015
+    _WhichOneofReturnType__time: _TypeAlias = _typing.Literal["time"]  # noqa: Y015
+    _WhichOneofArgType__time: _TypeAlias = _typing.Literal["_time", b"_time"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__action) -> _WhichOneofReturnType__action | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__author) -> _WhichOneofReturnType__author | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new) -> _WhichOneofReturnType__new | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__old) -> _WhichOneofReturnType__old | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time) -> _WhichOneofReturnType__time | None: ...
+
+Global___DocumentChange: _TypeAlias = DocumentChange  # noqa: Y015

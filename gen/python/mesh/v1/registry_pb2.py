@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16mesh/v1/registry.proto\x12\x07mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x02\n\x08\x45ndpoint\x12!\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\x80\x02\x01\xc8\x01\x01H\x00\x88\x01\x01\x12\x1d\n\x07version\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x01\x88\x01\x01\x12:\n\x05state\x18\x03 \x01(\x0e\x32\x17.mesh.v1.Endpoint.StateB\r\xbaH\n\x82\x01\x04\x18\x01\x18\x02\xc8\x01\x01H\x02\x88\x01\x01\x12\x33\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x03\x88\x01\x01\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x12\n\x0eSTATE_DRAINING\x10\x02\x42\n\n\x08_addressB\n\n\x08_versionB\x08\n\x06_stateB\r\n\x0b_start_timeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16mesh/v1/registry.proto\x12\x07mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x02\n\x08\x45ndpoint\x12!\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\x80\x02\x01\xc8\x01\x01H\x00\x88\x01\x01\x12\x1d\n\x07version\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x01\x88\x01\x01\x12:\n\x05state\x18\x03 \x01(\x0e\x32\x17.mesh.v1.Endpoint.StateB\r\xbaH\n\x82\x01\x04\x18\x01\x18\x02\xc8\x01\x01H\x02\x88\x01\x01\x12\x33\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x03\x88\x01\x01\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x12\n\x0eSTATE_DRAINING\x10\x02\x42\n\n\x08_addressB\n\n\x08_versionB\x08\n\x06_stateB\r\n\x0b_start_time\"\xb6\x01\n\x06Status\x12\x31\n\tdocuments\x18\x01 \x03(\x0b\x32\x1e.mesh.v1.Status.DocumentsEntry\x12-\n\x0e\x65nvoy_refusals\x18\x02 \x03(\x0b\x32\x15.mesh.v1.EnvoyRefusal\x1aJ\n\x0e\x44ocumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.mesh.v1.AppliedDocument:\x02\x38\x01\"q\n\x0f\x41ppliedDocument\x12\x15\n\x08revision\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12.\n\x07refused\x18\x02 \x01(\x0b\x32\x18.mesh.v1.DocumentRefusalH\x01\x88\x01\x01\x42\x0b\n\t_revisionB\n\n\x08_refused\"\x8d\x01\n\x0f\x44ocumentRefusal\x12\x15\n\x08revision\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06reason\x18\x02 \x01(\tH\x01\x88\x01\x01\x12-\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x02\x88\x01\x01\x42\x0b\n\t_revisionB\t\n\x07_reasonB\x07\n\x05_time\"\xa6\x01\n\x0c\x45nvoyRefusal\x12\x11\n\x04node\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08type_url\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06reason\x18\x03 \x01(\tH\x02\x88\x01\x01\x12-\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x03\x88\x01\x01\x42\x07\n\x05_nodeB\x0b\n\t_type_urlB\t\n\x07_reasonB\x07\n\x05_timeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINT'].fields_by_name['version']._serialized_options = b'\272H\004r\002\030@'
   _globals['_ENDPOINT'].fields_by_name['state']._loaded_options = None
   _globals['_ENDPOINT'].fields_by_name['state']._serialized_options = b'\272H\n\202\001\004\030\001\030\002\310\001\001'
+  _globals['_STATUS_DOCUMENTSENTRY']._loaded_options = None
+  _globals['_STATUS_DOCUMENTSENTRY']._serialized_options = b'8\001'
   _globals['_ENDPOINT']._serialized_start=98
   _globals['_ENDPOINT']._serialized_end=405
   _globals['_ENDPOINT_STATE']._serialized_start=289
   _globals['_ENDPOINT_STATE']._serialized_end=356
+  _globals['_STATUS']._serialized_start=408
+  _globals['_STATUS']._serialized_end=590
+  _globals['_STATUS_DOCUMENTSENTRY']._serialized_start=516
+  _globals['_STATUS_DOCUMENTSENTRY']._serialized_end=590
+  _globals['_APPLIEDDOCUMENT']._serialized_start=592
+  _globals['_APPLIEDDOCUMENT']._serialized_end=705
+  _globals['_DOCUMENTREFUSAL']._serialized_start=708
+  _globals['_DOCUMENTREFUSAL']._serialized_end=849
+  _globals['_ENVOYREFUSAL']._serialized_start=852
+  _globals['_ENVOYREFUSAL']._serialized_end=1018
 # @@protoc_insertion_point(module_scope)
