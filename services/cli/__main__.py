@@ -9,15 +9,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
+from services.cli.options import with_state
 from services.cli.process import CannotStart
-from services.cli.settings import SERVICES, STATE_VARIABLE, default_state, shown
+from services.cli.settings import shown
 from services.cli.state import StateFolder
+from services.cli.steering import drain, restart, scale
 
 FOLLOW_EVERY_S = 0.2
 
@@ -32,18 +33,6 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from None
 
 
-def with_state(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the option that tells which shop it is about."""
-    return click.option(
-        "--state",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar=STATE_VARIABLE,
-        default=default_state,
-        show_default="$SHOPMESH_STATE, or .shopmesh of the checkout",
-        help="Folder that holds everything about one shop.",
-    )(command)
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(version("shopmesh"), prog_name="shopmesh")
 def main() -> None:
@@ -53,7 +42,12 @@ def main() -> None:
 @main.command()
 @with_state
 @click.option("--detach", is_flag=True, help="Return when the shop is ready and leave it running.")
-@click.option("--instances", multiple=True, metavar="SERVICE=N", help="Run N instances of a service. May be repeated.")
+@click.option(
+    "--instances",
+    multiple=True,
+    metavar="SERVICE[@VERSION]=N",
+    help="Run N instances of a service, or of another version of it. May be repeated.",
+)
 @click.option("--ports-from", type=click.IntRange(1024, 65000), help="Take consecutive ports from this one.")
 @click.option("--only", multiple=True, metavar="PART", help="Start this part and what it needs. May be repeated.")
 @click.option("--no-demo-data", is_flag=True, help="Leave the catalogue as it is.")
@@ -71,16 +65,22 @@ def up(
 
     A part that dies is started again. Everything stops when this command ends, also by SIGKILL, and when the process
     that started it ends; --detach leaves the shop running until `shopmesh down`.
+    Which instances run is said here and can be changed with `shopmesh scale`; a later start begins as its own command
+    line says.
+
+    For example: shopmesh up --instances inventory=2 --instances product@2.0-test=1
+
     A single port is moved by the environment: SHOPMESH_PORT_EDGE, SHOPMESH_PORT_POSTGRES, and so on.
     """
     from services.cli import running
+    from services.cli.releases import wanted
     from services.cli.settings import chosen_ports
     from services.cli.stack import Stack
 
     if detach:
         running.detach([word for word in sys.argv[2:] if word != "--detach"], StateFolder(state.absolute()))
         return
-    stack = Stack(state.absolute(), chosen_ports(ports_from), _instances(instances), demo_data=not no_demo_data)
+    stack = Stack(state.absolute(), chosen_ports(ports_from), wanted(instances), demo_data=not no_demo_data)
     running.run(stack, only, version("shopmesh"), tethered=not untethered)
 
 
@@ -113,8 +113,8 @@ def down(state: Path, wipe: bool) -> None:
 def status(state: Path, as_json: bool) -> None:
     """Show every part: its state, process, address and memory.
 
-    PSS is memory with what is shared split among its users, so its sum is what the shop takes. Exit code 1 when
-    a part is not ready.
+    PSS is memory with what is shared split among its users, so its sum is what the shop takes. A part that was drained
+    stays so until `restart` or `scale` brings it back. Exit code 1 when another part is not ready.
     """
     from services.cli.state import memory
 
@@ -128,13 +128,14 @@ def status(state: Path, as_json: bool) -> None:
     elif not rows:
         click.echo(f"no shop has run in {shown(state)} yet: start one with `make run` or `shopmesh up --detach`")
     else:
-        click.echo(f"{'part':14} {'state':11} {'pid':>8}  {'address':22} {'RSS MB':>7} {'PSS MB':>7}")
+        width = max(14, *(len(row["name"]) for row in rows))
+        click.echo(f"{'part':{width}} {'state':11} {'pid':>8}  {'address':22} {'RSS MB':>7} {'PSS MB':>7}")
         for row in rows:
             sizes = f"{row['rss_bytes'] / 1e6:7.0f} {row['pss_bytes'] / 1e6:7.0f}"
-            click.echo(f"{row['name']:14} {row['state']:11} {row['pid'] or '-':>8}  {row['address']:22} {sizes}")
+            click.echo(f"{row['name']:{width}} {row['state']:11} {row['pid'] or '-':>8}  {row['address']:22} {sizes}")
         total = sum(row["pss_bytes"] for row in rows)
-        click.echo(f"{'sum':14} {'':11} {'':8}  {'':22} {'':7} {total / 1e6:7.0f}")
-    if any(row["state"] != "ready" for row in rows) or not rows:
+        click.echo(f"{'sum':{width}} {'':11} {'':8}  {'':22} {'':7} {total / 1e6:7.0f}")
+    if any(row["state"] not in ("ready", "drained") for row in rows) or not rows:
         sys.exit(1)
 
 
@@ -220,14 +221,8 @@ def demo(state: Path) -> None:
     asyncio.run(run(ports, folder.read()["issuer"], click.echo))
 
 
-def _instances(words: tuple[str, ...]) -> dict[str, int]:
-    instances = {}
-    for word in words:
-        service, _, number = word.partition("=")
-        if service not in SERVICES or not number.isdigit() or not 1 <= int(number) <= 9:
-            raise click.BadParameter(f"{word}: write SERVICE=N with N from 1 to 9 and one of {', '.join(SERVICES)}")
-        instances[service] = int(number)
-    return instances
+for command in (scale, drain, restart):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 20_000_000
-"""A file that has grown beyond this becomes `<name>.1.jsonl`, and that one goes."""
+"""A file that has grown beyond this becomes `<name>.jsonl.1`, and that one goes."""
 
 
 class LogFile:
@@ -17,7 +17,7 @@ class LogFile:
     def __init__(self, folder: Path, name: str, max_bytes: int = MAX_BYTES) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._name, self._max_bytes = name, max_bytes
-        self._path, self._old = folder / f"{name}.jsonl", folder / f"{name}.1.jsonl"
+        self._path, self._old = folder / f"{name}.jsonl", folder / f"{name}.jsonl.1"
         self._file = self._opened()
         self._rest = b""
         self.last = ""
@@ -86,7 +86,7 @@ class Reader:
         return sorted((line for name in names for line in self._new_of(name)), key=lambda line: _time(line[1]))
 
     def _new_of(self, name: str) -> list[Line]:
-        path, old = self._folder / f"{name}.jsonl", self._folder / f"{name}.1.jsonl"
+        path, old = self._folder / f"{name}.jsonl", self._folder / f"{name}.jsonl.1"
         read, size = self._read.get(name), path.stat().st_size
         found: list[Line] = []
         if (read is None or size < read) and old.exists():  # the file was replaced since, or long ago
@@ -97,7 +97,7 @@ class Reader:
 
 def part_names(folder: Path) -> list[str]:
     """Parts that have logged anything."""
-    return sorted(path.stem for path in folder.glob("*.jsonl") if not path.stem.endswith(".1"))
+    return sorted(path.stem for path in folder.glob("*.jsonl"))
 
 
 def of_order(order: str, found: list[Line], traces: set[str]) -> list[Line]:

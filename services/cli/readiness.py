@@ -6,6 +6,7 @@ import json
 import struct
 from datetime import datetime
 
+from services.cli.envoy_admin import hosts
 from services.cli.process import Ready
 from services.cli.settings import HOST
 
@@ -20,7 +21,7 @@ async def http(port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
     async with asyncio.timeout(ANSWER_S):
         reader, writer = await asyncio.open_connection(HOST, port)
         try:
-            # Envoy refuses HTTP/1.0; etcd's answers are read, and in HTTP/1.1 they could come in chunks.
+            # Envoy refuses HTTP/1.0.
             head = f"POST {path} HTTP/1.0" if body else f"GET {path} HTTP/1.1"
             head += f"\r\nHost: {HOST}:{port}\r\nConnection: close\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
@@ -28,8 +29,18 @@ async def http(port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
             answer = await reader.read()
         finally:
             writer.close()
-    status, _, rest = answer.partition(b"\r\n\r\n")
-    return int(status.split(b" ", 2)[1]), rest
+    head_of_answer, _, rest = answer.partition(b"\r\n\r\n")
+    status = int(head_of_answer.split(b" ", 2)[1])
+    return status, _joined(rest) if b"transfer-encoding: chunked" in head_of_answer.lower() else rest
+
+
+def _joined(chunks: bytes) -> bytes:
+    """A body that came in chunks, each behind its length in hexadecimal digits (RFC 9112, 7.1)."""
+    body = b""
+    while chunks:
+        size, _, rest = chunks.partition(b"\r\n")
+        body, chunks = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return body
 
 
 async def _connects(port: int) -> bool:
@@ -108,3 +119,12 @@ def registered(etcd_port: int, service: str, instance: str) -> Ready:
         return str(record["address"]) if record.get("state") == "STATE_READY" and ours else None
 
     return ask
+
+
+async def sends_calls(envoy_admin: int, service: str, address: str) -> bool:
+    """Envoy has the instance of the service at `address` and finds it well."""
+    try:
+        _, answer = await http(envoy_admin, "/clusters?format=json")
+        return any(host.is_well for host in hosts(json.loads(answer)).get(service, []) if host.address == address)
+    except REFUSALS:
+        return False

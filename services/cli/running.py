@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.cli import control
 from services.cli.downloads import require_large_files, require_space
+from services.cli.fleet import Fleet
 from services.cli.free_ports import require_free
+from services.cli.part import Part
 from services.cli.process import CannotStart, Process
 from services.cli.settings import HOST, STATE_VARIABLE, default_state, shown
 from services.cli.stack import Stack
 from services.cli.state import StateFolder, end_leftovers
-from services.cli.supervisor import Part, Supervisor
+from services.cli.supervisor import Supervisor
 from services.cli.terminal import Terminal
 from services.cli.tether import die_with_parent
 
@@ -49,20 +52,22 @@ def run(stack: Stack, only: Sequence[str], version: str, tethered: bool = True) 
         stack.prepare([process.name for process in processes])
         terminal.line(f"shopmesh {version}  state {shown(stack.state)}  logs: shopmesh logs")
         terminal.ready("environment", time.time() - began, "")
-        is_ready = asyncio.Event()
+        is_ready = False
 
         def changed(parts: list[Part]) -> None:
-            told = {"pid": os.getpid(), "ready": is_ready.is_set(), "stopping": supervisor.stopping}
+            told = {"pid": os.getpid(), "ready": is_ready, "stopping": supervisor.stopping}
             wired = {"ports": dict(stack.ports), "issuer": stack.issuer}
             folder.write({**told, **wired, "parts": [_row(part) for part in parts if not part.process.once]})
 
-        def ready() -> None:
-            is_ready.set()
+        async def ready() -> None:
+            nonlocal is_ready
+            is_ready = True
             terminal.close()
             terminal.line(f"\nshopmesh is ready ({time.time() - began:.1f} s)\n")
             if not only:
                 terminal.line(_where(stack, tethered))
             changed(list(supervisor.parts.values()))
+            await control.serve(stack.state, Fleet(stack, supervisor).commands)
 
         supervisor = Supervisor(processes, folder.logs, terminal, changed)
         try:
@@ -93,7 +98,7 @@ def detach(arguments: Sequence[str], folder: StateFolder) -> None:
             time.sleep(0.05)
 
 
-async def _until_stopped(supervisor: Supervisor, ready: Callable[[], None], terminal: Terminal) -> None:
+async def _until_stopped(supervisor: Supervisor, ready: Callable[[], Awaitable[None]], terminal: Terminal) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

@@ -16,6 +16,7 @@ from services.cli.etcd import release
 from services.cli.postgres import SUPERUSER, Postgres
 from services.cli.process import CannotStart, Process
 from services.cli.readiness import accepts, answers, registered, takes_sessions
+from services.cli.releases import Release
 from services.cli.settings import HOST, SERVICES
 from services.files import resource
 
@@ -38,7 +39,8 @@ class Stack:
 
     state: Path
     ports: Mapping[str, int]
-    instances: Mapping[str, int]
+    instances: Mapping[Release, int]
+    """How many of which release. Of every service one instance runs where nothing is said."""
     demo_data: bool = True
 
     @property
@@ -59,9 +61,9 @@ class Stack:
             self._controlplane(),
             self._envoy(),
             *(
-                self._service(service, number)
-                for service in SERVICES
-                for number in range(1, self.instances.get(service, 1) + 1)
+                self.instance(release, release.instance(number + 1))
+                for release, instances in {**dict.fromkeys(map(Release, SERVICES), 1), **self.instances}.items()
+                for number in range(instances)
             ),
             *([self._demo_data()] if self.demo_data else []),
         ]
@@ -193,8 +195,9 @@ class Stack:
             needs=("controlplane",),
         )  # fmt: skip
 
-    def _service(self, service: str, number: int) -> Process:
-        instance = service if number == 1 else f"{service}-{number}"
+    def instance(self, release: Release, instance: str) -> Process:
+        """One instance of a release, under that name."""
+        service = release.service
         own = {
             "SHOPMESH_INSTANCE": instance,
             "SHOPMESH_LISTEN": f"{HOST}:0",
@@ -205,10 +208,11 @@ class Stack:
             "SHOPMESH_CLIENT_ID": service,
             "SHOPMESH_CLIENT_SECRET_FILE": str(self._secret_file(service)),
         }
+        version = {"SHOPMESH_VERSION": release.version} if release.version else {}
         return Process(
             instance,
             _module(service),
-            environment=_environment(self._shared(), own),
+            environment={**_environment(self._shared(), own), **version},
             ready=registered(self.ports["etcd"], service, instance),
             needs=("etcd", "nats", "postgres"),
             stop_s=5.0,

@@ -10,14 +10,12 @@ import os
 import signal
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from services.cli.logs import LogFile
+from services.cli.part import DRAINED, Part, Screen, how_it_ended, in_child
 from services.cli.process import CannotStart, Process
-from services.cli.tether import die_with_parent
 
 TRIES = 3
 """So often may a part die before it was ready for the first time."""
@@ -27,34 +25,8 @@ RESTART_S = 1.0
 """Longest pause before a part that dies again and again is started again."""
 STOP_S = 8.5
 """Whatever still runs this long after the order to stop is killed."""
-
-
-class Screen(Protocol):
-    """Where the supervisor tells what happens."""
-
-    def ready(self, name: str, seconds: float, address: str) -> None: ...
-    def done(self, name: str, seconds: float, result: str) -> None: ...
-    def progress(self, name: str, line: str) -> None: ...
-    def trouble(self, name: str, text: str) -> None: ...
-
-
-@dataclass(slots=True)
-class Part:
-    """A process as it is now."""
-
-    process: Process
-    log: LogFile
-    state: str = "waiting"
-    address: str = ""
-    child: asyncio.subprocess.Process | None = None
-    reader: asyncio.Task[None] | None = None
-    started: float = 0.0
-    is_ready: asyncio.Event = field(default_factory=asyncio.Event)
-    was_ready: bool = False
-
-    @property
-    def pid(self) -> int | None:
-        return self.child.pid if self.child and self.child.returncode is None else None
+DRAIN_S = 15.0
+"""So long may one part finish what it has when the others go on."""
 
 
 class Supervisor:
@@ -62,30 +34,76 @@ class Supervisor:
         self, processes: Iterable[Process], logs: Path, screen: Screen, changed: Callable[[list[Part]], None]
     ) -> None:
         self.parts = {process.name: Part(process, LogFile(logs, process.name)) for process in processes}
+        self._logs = logs
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._complete = False
         self._screen = screen
         self._changed = changed
         self._stop = asyncio.Event()
         self._failure: CannotStart | None = None
 
-    async def run(self, ready: Callable[[], None]) -> None:
-        """Starts everything, calls `ready` when all is, and returns when all has stopped after `stop`.
+    async def run(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Starts everything, runs `ready` when all is, and returns when all has stopped after `stop`.
 
-        Raises CannotStart, with nothing left running, when a part does not come up.
+        What `ready` does beside the parts is cancelled when they begin to stop. Raises CannotStart, with nothing left
+        running, when a part does not come up.
         """
-        keepers = [asyncio.create_task(self._keep(part)) for part in self.parts.values()]
-        announce = asyncio.create_task(self._announce(ready))
+        self._keepers = {name: asyncio.create_task(self._keep(part)) for name, part in self.parts.items()}
+        beside = asyncio.create_task(self._beside(ready))
         try:
             await self._stop.wait()
         finally:
-            for task in (*keepers, announce):
+            tasks = (beside, *self._keepers.values())
+            for task in tasks:
                 task.cancel()
-            ended = await asyncio.gather(*keepers, announce, return_exceptions=True)
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
             await self._stop_all()
         for outcome in ended:
             if isinstance(outcome, Exception) and not isinstance(outcome, CannotStart):
                 raise outcome
         if self._failure:
             raise self._failure
+
+    async def add(self, process: Process) -> None:
+        """Starts one part more, after `ready`. Raises CannotStart, with nothing of it left, when it fails."""
+        self.parts[process.name] = Part(process, LogFile(self._logs, process.name))
+        try:
+            await self.start(process.name)
+        except CannotStart:
+            await self.remove(process.name)
+            raise
+
+    async def start(self, name: str) -> None:
+        """Starts a part that was ended, and returns when it is ready. Raises CannotStart when that takes too long."""
+        part = self.parts[name]
+        keeper = self._keepers[name] = asyncio.create_task(self._keep(part))
+        ready = asyncio.create_task(part.is_ready.wait())
+        await asyncio.wait({keeper, ready}, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if keeper.done():
+            await keeper  # raises why
+        if not part.is_ready.is_set():
+            raise CannotStart(
+                f"{name} is not ready after {READY_S:.0f} s, and goes on trying: see `shopmesh logs {name}`"
+            )
+
+    async def end(self, name: str) -> None:
+        """Lets a part finish what it has, and leaves it ended."""
+        part = self.parts[name]
+        keeper = self._keepers[name]
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        if part.pid:
+            await self._stop_one(part, DRAIN_S)
+        part.is_ready.clear()
+        self._turn(part, DRAINED)
+
+    async def remove(self, name: str) -> None:
+        """The same, and forgets it."""
+        await self.end(name)
+        part = self.parts.pop(name)
+        part.log.close()
+        self._changed(list(self.parts.values()))
 
     @property
     def stopping(self) -> bool:
@@ -95,22 +113,29 @@ class Supervisor:
         """Ends `run`; a second call does not wait for anybody any more."""
         if self._stop.is_set():
             for part in self.parts.values():
-                _signal_group(part, signal.SIGKILL)
+                part.signal_group(signal.SIGKILL)
         self._stop.set()
         self._changed(list(self.parts.values()))
 
-    async def _announce(self, ready: Callable[[], None]) -> None:
-        for part in self.parts.values():
-            await part.is_ready.wait()
-        ready()
+    async def _beside(self, ready: Callable[[], Awaitable[None]]) -> None:
+        try:
+            for part in self.parts.values():
+                await part.is_ready.wait()
+            self._complete = True
+            await ready()
+        except Exception:
+            self._stop.set()  # raised again by run(), after everything has been stopped
+            raise
 
     async def _keep(self, part: Part) -> None:
-        """Keeps a part up; what it cannot go on with ends the whole stack."""
+        """Keeps a part up. What does not come up ends the whole stack; later only whoever asked for it is told."""
         try:
             for need in part.process.needs:
                 await self.parts[need].is_ready.wait()
             await self._keep_up(part)
         except CannotStart as error:
+            if self._complete:
+                raise
             self._failure = self._failure or error
             self._stop.set()
         except Exception:
@@ -132,9 +157,9 @@ class Supervisor:
             if part.is_ready.is_set():
                 deaths = 0
                 await self._ended(part)
-            _signal_group(part, signal.SIGKILL)  # what it left in its session would be in the way of the next one
+            part.signal_group(signal.SIGKILL)  # what it left in its session would be in the way of the next one
             deaths += 1
-            how = _how(part.child.returncode if part.child else None)
+            how = how_it_ended(part.child.returncode if part.child else None)
             if not part.was_ready and deaths >= TRIES:
                 raise CannotStart(
                     f"{part.process.name} does not start ({how}): {part.log.last} "
@@ -161,7 +186,7 @@ class Supervisor:
             if not await self._answers(part):
                 return
             if process.after:
-                await self._beside(part, process.after)
+                await self._helped(part, process.after)
             self._screen.ready(process.name, time.monotonic() - began, part.address)
         part.was_ready = True
         part.is_ready.set()
@@ -191,13 +216,13 @@ class Supervisor:
         """Runs a command to its end in the part's place. Raises CannotStart with its last line when it fails."""
         await self._spawn(part, command, environment if environment is not None else os.environ, None)
         if code := await self._ended(part):
-            raise CannotStart(f"{part.process.name}: {part.log.last or _how(code)}")
+            raise CannotStart(f"{part.process.name}: {part.log.last or how_it_ended(code)}")
 
-    async def _beside(self, part: Part, command: tuple[str, ...]) -> None:
+    async def _helped(self, part: Part, command: tuple[str, ...]) -> None:
         """Runs a short command while the part runs."""
         helper = await asyncio.create_subprocess_exec(
             *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
-            env=part.process.environment, preexec_fn=_in_child(os.getpid(), signal.SIGKILL, part.process.nice),
+            env=part.process.environment, preexec_fn=in_child(os.getpid(), signal.SIGKILL, part.process.nice),
         )  # fmt: skip
         said, _ = await helper.communicate()
         part.log.write(said)
@@ -211,7 +236,7 @@ class Supervisor:
             *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
             env=environment, cwd=part.process.cwd, start_new_session=True,
             user=user, group=user, extra_groups=None if user is None else [],
-            preexec_fn=_in_child(os.getpid(), part.process.death_signal, part.process.nice),
+            preexec_fn=in_child(os.getpid(), part.process.death_signal, part.process.nice),
         )  # fmt: skip
         part.started = time.time()
         part.reader = asyncio.create_task(self._read(part, part.child))
@@ -246,7 +271,7 @@ class Supervisor:
             users = [name for name, other in self.parts.items() if part.process.name in other.process.needs]
             await asyncio.gather(*(stops[name] for name in users))
             if part.pid:
-                await self._stop_one(part, deadline)
+                await self._stop_one(part, min(part.process.stop_s, max(0.1, deadline - time.monotonic())))
             self._turn(part, "stopped")
             part.log.close()
 
@@ -254,40 +279,18 @@ class Supervisor:
             stops[part.process.name] = asyncio.create_task(stop(part))
         await asyncio.gather(*stops.values())
 
-    async def _stop_one(self, part: Part, deadline: float) -> None:
+    async def _stop_one(self, part: Part, within_s: float) -> None:
         """By its own signal if that ends it in time; then whatever is left of its session is killed."""
         assert part.child is not None
         self._turn(part, "stopping")
         part.child.send_signal(part.process.stop_signal if part.is_ready.is_set() else signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._ended(part), min(part.process.stop_s, max(0.1, deadline - time.monotonic())))
+            await asyncio.wait_for(self._ended(part), within_s)
         except TimeoutError:
             part.log.say("killed: it did not stop in time")
-        _signal_group(part, signal.SIGKILL)
+        part.signal_group(signal.SIGKILL)
         await self._ended(part)
 
     def _turn(self, part: Part, state: str) -> None:
         part.state = state
         self._changed(list(self.parts.values()))
-
-
-def _in_child(parent: int, death_signal: signal.Signals, nice: int) -> Callable[[], None]:
-    def prepare() -> None:
-        die_with_parent(parent, death_signal)
-        if nice:
-            os.nice(nice)
-
-    return prepare
-
-
-def _signal_group(part: Part, number: signal.Signals) -> None:
-    """Children lead sessions of their own, so the group is the part and all it started."""
-    if part.child:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(part.child.pid, number)
-
-
-def _how(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

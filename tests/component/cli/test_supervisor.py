@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.cli.part import Part
 from services.cli.process import CannotStart, Process
-from services.cli.supervisor import Part, Supervisor
+from services.cli.supervisor import Supervisor
 from tests.support.waiting import DEADLINE_S, eventually
 
 STAYS = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -69,7 +70,11 @@ class Notes:
 async def supervised(notes: Notes, folder: Path, *processes: Process) -> AsyncIterator[Supervisor]:
     """Runs them until the block ends, then stops them."""
     supervisor, ready = Supervisor(processes, folder, notes, notes.changed), asyncio.Event()
-    running = asyncio.create_task(supervisor.run(ready.set))
+
+    async def is_ready() -> None:
+        ready.set()
+
+    running = asyncio.create_task(supervisor.run(is_ready))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
     try:
@@ -182,6 +187,41 @@ async def test_a_command_that_runs_once_tells_its_result(tmp_path: Path) -> None
     assert ("demo data", "24 products") in notes.said
 
 
+async def test_a_part_that_is_ended_stays_so_until_it_is_started(tmp_path: Path) -> None:
+    notes = Notes()
+    async with supervised(notes, tmp_path, stays("store"), stays("service", "store")) as supervisor:
+        part = supervisor.parts["service"]
+        first = part.pid
+
+        await supervisor.end("service")
+        assert (part.state, part.pid) == ("drained", None)
+
+        await supervisor.start("service")
+        assert part.state == "ready"
+        assert part.pid not in (None, first)
+        assert supervisor.parts["store"].state == "ready"
+
+
+async def test_a_part_is_added_and_removed_while_the_others_run(tmp_path: Path) -> None:
+    async with supervised(Notes(), tmp_path, stays("store")) as supervisor:
+        await supervisor.add(stays("service", "store"))
+        pid = supervisor.parts["service"].pid
+        assert pid
+
+        await supervisor.remove("service")
+        assert list(supervisor.parts) == ["store"]
+        assert not psutil.pid_exists(pid)
+
+
+async def test_a_part_that_is_added_in_vain_leaves_the_others_alone(tmp_path: Path) -> None:
+    broken = Process("service", (sys.executable, "-c", "import sys; sys.exit('no such table')"), ready=_never)
+    async with supervised(Notes(), tmp_path, stays("store")) as supervisor:
+        with pytest.raises(CannotStart, match="no such table"):
+            await supervisor.add(broken)
+
+        assert {name: part.state for name, part in supervisor.parts.items()} == {"store": "ready"}
+
+
 SUPERVISING = f"""
 import asyncio, os, sys
 from pathlib import Path
@@ -194,7 +234,10 @@ async def at_once(started):
 
 parts = [Process(name, {STUBBORN!r}, os.environ, ready=at_once) for name in ("one", "two")]
 supervisor = Supervisor(parts, Path(sys.argv[1]), Terminal(), lambda parts: None)
-tell = lambda: print("PIDS", *(part.pid for part in supervisor.parts.values()), flush=True)
+
+async def tell():
+    print("PIDS", *(part.pid for part in supervisor.parts.values()), flush=True)
+
 asyncio.run(supervisor.run(tell))
 """
 

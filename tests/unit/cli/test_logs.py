@@ -64,7 +64,7 @@ def test_a_full_file_makes_room_and_no_line_is_lost(tmp_path: Path) -> None:
         log.write(b'{"time":"2026-01-01T00:00:0%d","message":"%s"}\n' % (number, b"x" * 20))
     log.close()
 
-    assert (tmp_path / "order.1.jsonl").exists()
+    assert (tmp_path / "order.jsonl.1").exists()
     assert [line["time"][-1] for _, line in Reader(tmp_path).new()] == ["0", "1", "2"]
 
 

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.releases import Release
 from services.cli.settings import PORTS
 from services.cli.stack import Stack
 
-STACK = Stack(Path("/nowhere"), PORTS, {"inventory": 2})
+STACK = Stack(Path("/nowhere"), PORTS, {Release("inventory"): 2, Release("product", "2.0-test"): 1})
 
 
 def test_a_part_needs_only_parts_declared_before_it() -> None:
@@ -48,3 +49,11 @@ def test_what_would_lead_a_process_astray_does_not_reach_it(monkeypatch: pytest.
     for process in STACK.processes():
         assert "astray" not in process.environment.values()
         assert process.environment["SHOPMESH_SMTP_URL"] == "smtp://mail.example.com:25"
+
+
+def test_another_version_is_a_process_that_registers_with_that_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOPMESH_VERSION", "1.9")  # of all that say no other
+
+    versions = {process.name: process.environment.get("SHOPMESH_VERSION") for process in STACK.processes()}
+
+    assert (versions["product"], versions["product@2.0-test"]) == ("1.9", "2.0-test")

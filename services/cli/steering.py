@@ -1,0 +1,66 @@
+"""Commands that change which instances of a running shop take calls."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.control import ask
+from services.cli.options import with_state
+from services.cli.state import StateFolder
+
+
+@click.command()
+@with_state
+@click.argument("release", metavar="SERVICE[@VERSION]")
+@click.argument("number", type=int)
+def scale(state: Path, release: str, number: int) -> None:
+    r"""Run NUMBER instances of a service, 0 to 9, or of another version of it.
+
+    New ones are started and get calls once they are registered and Envoy has seen them well; surplus ones drain first,
+    so no call fails. Drained ones are the first to come back. Another version is a process of its own with that name
+    in the mesh, running the same code: what there is to see of a canary on one machine. It lasts until the shop stops.
+
+    \b
+    For example:
+      shopmesh scale inventory 3
+      shopmesh scale product@2.0-test 1    a canary beside product
+      shopmesh scale product@2.0-test 0    no canary any more
+    """
+    _do(state, "scale", release=release, number=number)
+
+
+@click.command()
+@with_state
+@click.argument("instance")
+def drain(state: Path, instance: str) -> None:
+    """Take one INSTANCE out of the traffic and end it gracefully.
+
+    It is DRAINING in the mesh first and finishes its calls, so none fails while another instance is there. It stays
+    drained, which `status` says, until `restart INSTANCE` or `scale` brings it back, or the shop is started again.
+
+    For example: shopmesh drain inventory-2
+    """
+    _do(state, "drain", instance=instance)
+
+
+@click.command()
+@with_state
+@click.argument("name", metavar="SERVICE|PART")
+def restart(state: Path, name: str) -> None:
+    r"""Restart the instances of a service one after the other, or one part.
+
+    Each instance drains and ends, and its successor is registered and has been seen well by Envoy before the next one
+    ends. The only instance of its version has a stand-in meanwhile. So no call fails; streams are told to come back.
+    With another name of `status`, such as inventory-2 or controlplane, only that part.
+
+    \b
+    For example:
+      shopmesh restart order
+      shopmesh restart controlplane
+    """
+    _do(state, "restart", name=name)
+
+
+def _do(state: Path, what: str, **facts: object) -> None:
+    for said in ask(StateFolder(state.absolute()), what, **facts):
+        click.echo(said)
