@@ -1,38 +1,59 @@
 """The aggregated discovery service, state of the world: tells every Envoy what to do, and hears whether it does.
 
-A response names a nonce; the next request of its kind that names it acknowledges it, or refuses it with a detail
-(xDS: ACK, NACK and resource type instance version). Requests with an older nonce were overtaken and say nothing.
+A response names a nonce; the request that names it acknowledges it, or refuses it with a detail (xDS: ACK, NACK and
+resource type instance version). Clusters and listeners are told whole; of assignments and routes only what is new for
+this Envoy, which keeps the others (xDS: grouping resources into responses). The version of a response is that of all
+that Envoy then has of the kind: a stream that begins with the version of today needs to be told nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import grpc
 import structlog
-from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, DiscoveryResponse
-from envoy_data_plane.google.protobuf import Any
 
+from services.controlplane.discovery import Request, response
 from services.controlplane.latest import Latest
-from services.controlplane.snapshot import Kind, Snapshot
+from services.controlplane.snapshot import Kind, Snapshot, differences, version
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _METHOD = "StreamAggregatedResources"
 # These are always wanted whole; of the others, what was asked for by name.
-_WILDCARD = {Kind.CLUSTER, Kind.LISTENER}
+_WHOLE = {Kind.CLUSTER, Kind.LISTENER}
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an Envoy did not take. It goes on with what it had."""
+
+    node: str
+    kind: Kind
+    names: tuple[str, ...]
+    """The resources that Envoy names; if it names none, all that it was sent."""
+    version: str
+    detail: str
+    """In Envoy's words, which name the field."""
 
 
 @dataclass(slots=True)
 class Subscription:
     """What one Envoy wants of one kind, and what it was sent."""
 
-    names: frozenset[str] = frozenset()
+    names: frozenset[str]
+    has: str
+    """The version that it brought from another stream."""
     nonce: str = ""
-    sent: tuple[str, frozenset[str]] | None = None
-    """Version and names of the last response."""
-    accepted: str = ""
+    renamed: bool = True
+    """It asked for other names since it was told."""
+    sent: dict[str, int] = field(default_factory=dict)
+    """Version by name, refused ones too: they are not sent again."""
+    kept: dict[str, int] = field(default_factory=dict)
+    """The same without those that were refused."""
+    unanswered: dict[str, Mapping[str, int | None]] = field(default_factory=dict)
+    """By nonce, what was sent, with what was kept before."""
 
 
 @dataclass(slots=True)
@@ -41,63 +62,87 @@ class Conversation:
 
     node: str = ""
     subscriptions: dict[Kind, Subscription] = field(default_factory=dict)
+    refusals: dict[Kind, Refusal] = field(default_factory=dict)
+    _said: Snapshot | None = None
     _responses: int = 0
 
-    def hear(self, request: DiscoveryRequest) -> None:
+    def hear(self, request: Request) -> None:
         """Notes what is asked for, acknowledged or refused."""
-        if request.node is not None and request.node.id:
-            self.node = request.node.id
+        self.node = request.node or self.node
         try:
             kind = Kind(request.type_url)
         except ValueError:
             _log.warning("unknown type asked for", node=self.node, type_url=request.type_url)
             return
-        subscription = self.subscriptions.setdefault(kind, Subscription())
-        if request.response_nonce != subscription.nonce:
+        subscription = self.subscriptions.get(kind)
+        if subscription is None:
+            self.subscriptions[kind] = Subscription(request.names, request.version)
             return
-        subscription.names = frozenset(request.resource_names)
-        if request.error_detail is not None:
-            _log.error(
-                "refused by Envoy",
-                node=self.node,
-                kind=kind.name.lower(),
-                version=subscription.sent[0] if subscription.sent else "",
-                accepted=request.version_info,
-                detail=request.error_detail.message,
-            )
-        elif subscription.sent is not None and subscription.accepted != request.version_info:
-            subscription.accepted = request.version_info
-            _log.debug("accepted by Envoy", node=self.node, kind=kind.name.lower(), version=request.version_info)
+        if (before := subscription.unanswered.pop(request.nonce, None)) is not None:
+            if request.error is None:
+                if self.refusals.pop(kind, None):
+                    _log.info("accepted by Envoy", node=self.node, kind=kind.name.lower(), version=request.version)
+            else:
+                self._refused(kind, subscription, before, request.error)
+        # A request with an older nonce was overtaken: what it asks for is asked for again.
+        if request.nonce == subscription.nonce and request.names != subscription.names:
+            subscription.names, subscription.renamed = request.names, True
+            for name in subscription.sent.keys() - request.names if kind not in _WHOLE else ():
+                del subscription.sent[name]
+                subscription.kept.pop(name, None)
 
-    def say(self, snapshot: Snapshot) -> Iterator[DiscoveryResponse]:
-        """What is new for this Envoy, in the order of Kind.
+    def _refused(self, kind: Kind, subscription: Subscription, before: Mapping[str, int | None], detail: str) -> None:
+        """Takes back what Envoy has not taken, so that no later version says that it has."""
+        refused = version(subscription.sent.values())
+        for name, kept in before.items():
+            if kept is None:
+                subscription.kept.pop(name, None)
+            else:
+                subscription.kept[name] = kept
+        names = tuple(sorted(name for name in before if name in detail)) or tuple(sorted(before))
+        self.refusals[kind] = Refusal(self.node, kind, names, refused, detail)
+        _log.error(
+            "refused by Envoy",
+            node=self.node,
+            kind=kind.name.lower(),
+            names=names,
+            version=refused,
+            kept=version(subscription.kept.values()),
+            detail=detail,
+        )
 
-        Assignments follow every response with clusters, changed or not: Envoy waits for them before it uses a cluster
-        that was sent again (xDS: resource warming).
-        """
-        again = False
+    def say(self, snapshot: Snapshot) -> Iterator[bytes]:
+        """What is new for this Envoy, in the order of Kind."""
+        changed = differences(self._said, snapshot) if self._said is not None else None
+        self._said = snapshot
         for kind in Kind:
             subscription = self.subscriptions.get(kind)
-            if subscription is None:
+            if subscription is None or not (subscription.renamed or changed is None or changed[kind]):
                 continue
-            version = snapshot.versions[kind]
-            due = (version, subscription.names) != subscription.sent
-            if due or (again and kind is Kind.ASSIGNMENT):
-                yield self._response(kind, subscription, snapshot)
-                again = kind is Kind.CLUSTER
+            versions = snapshot.versions[kind]
+            first, subscription.renamed, all_of_it = not subscription.nonce, False, subscription.renamed
+            wanted = versions if kind in _WHOLE else subscription.names
+            looked_at = wanted if all_of_it or changed is None else [name for name in changed[kind] if name in wanted]
+            if first and not subscription.sent:
+                today = {name: versions[name] for name in wanted if name in versions}
+                if subscription.has and subscription.has == version(today.values()):
+                    subscription.sent, subscription.kept = today, dict(today)
+                    continue
+            gone = {name for name in subscription.sent if name not in versions} if kind in _WHOLE else set()
+            due = [name for name in looked_at if name in versions and subscription.sent.get(name) != versions[name]]
+            if due or gone or (first and not subscription.sent):
+                yield self._response(kind, subscription, snapshot, sorted(versions if kind in _WHOLE else due))
 
-    def _response(self, kind: Kind, subscription: Subscription, snapshot: Snapshot) -> DiscoveryResponse:
+    def _response(self, kind: Kind, subscription: Subscription, snapshot: Snapshot, names: list[str]) -> bytes:
         self._responses += 1
-        subscription.nonce = str(self._responses)
-        subscription.sent = (snapshot.versions[kind], subscription.names)
-        bodies = snapshot.resources[kind]
-        wanted = bodies if kind in _WILDCARD else [name for name in bodies if name in subscription.names]
-        return DiscoveryResponse(
-            version_info=snapshot.versions[kind],
-            resources=[Any(type_url=kind.value, value=bodies[name]) for name in wanted],
-            type_url=kind.value,
-            nonce=subscription.nonce,
-        )
+        nonce = subscription.nonce = str(self._responses)
+        versions, bodies = snapshot.versions[kind], snapshot.bodies[kind]
+        subscription.unanswered[nonce] = {name: subscription.kept.get(name) for name in names}
+        if kind in _WHOLE:
+            subscription.sent, subscription.kept = {}, {}
+        for name in names:
+            subscription.sent[name] = subscription.kept[name] = versions[name]
+        return response(kind, (bodies[name] for name in names), version(subscription.kept.values()), nonce)
 
 
 class DiscoveryService:
@@ -107,36 +152,48 @@ class DiscoveryService:
     """
 
     def __init__(self, snapshots: Latest[Snapshot]) -> None:
+        self.refusals = Latest[tuple[Refusal, ...]]()
+        """What Envoys that are connected refuse now."""
         self._snapshots = snapshots
+        self._conversations: list[Conversation] = []
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Registers the one method that Envoy calls."""
-        handler = grpc.stream_stream_rpc_method_handler(
-            self.stream, request_deserializer=DiscoveryRequest.parse, response_serializer=bytes
+        handler: grpc.RpcMethodHandler[Request, bytes] = grpc.stream_stream_rpc_method_handler(
+            self.stream, request_deserializer=Request.parse
         )
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler})])
 
-    async def stream(
-        self, requests: AsyncIterator[DiscoveryRequest], _context: object
-    ) -> AsyncIterator[DiscoveryResponse]:
+    async def stream(self, requests: AsyncIterator[Request], _context: object) -> AsyncIterator[bytes]:
         """Answers whatever comes first, a request or a new snapshot, until Envoy hangs up."""
-        conversation = Conversation()
-        request = asyncio.ensure_future(anext(requests, None))
-        news = asyncio.ensure_future(self._snapshots.beyond(0))
+        conversation, news = Conversation(), asyncio.Event()
+        self._conversations.append(conversation)
+        listening = asyncio.create_task(self._listen(requests, conversation, news))
         try:
-            while True:
-                await asyncio.wait((request, news), return_when=asyncio.FIRST_COMPLETED)
-                if request.done():
-                    if (heard := request.result()) is None:
-                        return
-                    conversation.hear(heard)
-                    request = asyncio.ensure_future(anext(requests, None))
-                if news.done():
-                    news = asyncio.ensure_future(self._snapshots.beyond(self._snapshots.number))
-                if self._snapshots.value is not None:
-                    for response in conversation.say(self._snapshots.value):
-                        yield response
+            with self._snapshots.waking(news):
+                while not listening.done():
+                    news.clear()
+                    if self._snapshots.value is not None:
+                        for encoded in conversation.say(self._snapshots.value):
+                            yield encoded
+                    await news.wait()
+                await listening
         finally:
-            request.cancel()
-            news.cancel()
+            listening.cancel()
+            self._conversations.remove(conversation)
+            self._note_refusals()
             _log.info("stream ended", node=conversation.node)
+
+    async def _listen(self, requests: AsyncIterator[Request], conversation: Conversation, news: asyncio.Event) -> None:
+        try:
+            async for request in requests:
+                conversation.hear(request)
+                self._note_refusals()
+                news.set()
+        finally:
+            news.set()
+
+    def _note_refusals(self) -> None:
+        now = tuple(refusal for each in self._conversations for refusal in each.refusals.values())
+        if now != (self.refusals.value or ()):
+            self.refusals.put(now)

@@ -61,7 +61,7 @@ class Control:
         self._model = model
         self.models.put(model)
         snapshot = self._resources.of(model)
-        if self.snapshots.value is None or self.snapshots.value.versions != snapshot.versions:
+        if self.snapshots.value is not snapshot:
             self.snapshots.put(snapshot)
 
     def _tell(self, model: Model) -> None:

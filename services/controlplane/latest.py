@@ -1,6 +1,8 @@
 """One value that is replaced as a whole, and a way to wait for the next."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Latest[T]:
@@ -10,16 +12,28 @@ class Latest[T]:
         self.value: T | None = None
         self.number = 0
         """Grows with every value."""
-        self._replaced = asyncio.Event()
+        self._woken: dict[asyncio.Event, None] = {}
 
     def put(self, value: T) -> None:
-        """Replaces the value and wakes who waits."""
+        """Replaces the value and wakes who waits, in the order in which they came."""
         self.value = value
         self.number += 1
-        self._replaced.set()
-        self._replaced = asyncio.Event()
+        for event in self._woken:
+            event.set()
+
+    @contextmanager
+    def waking(self, event: asyncio.Event) -> Iterator[None]:
+        """Sets the event at every new value."""
+        self._woken[event] = None
+        try:
+            yield
+        finally:
+            del self._woken[event]
 
     async def beyond(self, number: int) -> None:
         """Returns as soon as `number` is not the latest."""
-        while self.number == number:
-            await self._replaced.wait()
+        event = asyncio.Event()
+        with self.waking(event):
+            while self.number == number:
+                event.clear()
+                await event.wait()

@@ -65,8 +65,9 @@ class Seen:
 
 
 def differing[T](before: Mapping[str, T], after: Mapping[str, T]) -> set[str]:
-    """The keys whose value is not the same object."""
-    return {key for key, value in after.items() if before.get(key) is not value} | (before.keys() - after.keys())
+    """The keys that have not the same value; quick where the values are the same objects."""
+    changed = {key for key, value in after.items() if (old := before.get(key)) is not value and old != value}
+    return changed | (before.keys() - after.keys())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """Everything that Envoy is told at one moment, with versions. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 
 class Kind(Enum):
@@ -29,31 +31,74 @@ class Inconsistent(Exception):
     """A resource refers to one that is not served; Envoy would refuse it or wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Resources by kind and name.
+type Bodies = Mapping[str, bytes]
+type Versions = Mapping[str, int]
+"""By name of the resource."""
 
-    A version is the hash of its kind's content, so any control plane can go on where another stopped.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Resources by kind and name, each with a version of its own.
+
+    A version is the hash of the content, so any control plane can go on where another stopped. That of an assignment is
+    also that of the clusters that need it: whatever sends a cluster again sends its assignment again, for which Envoy
+    waits before it uses the cluster (xDS: resource warming).
     """
 
-    resources: Mapping[Kind, Mapping[str, bytes]]
-    versions: Mapping[Kind, str]
+    bodies: Mapping[Kind, Bodies]
+    versions: Mapping[Kind, Versions]
+    _needs: Mapping[tuple[Kind, str], frozenset[tuple[Kind, str]]]
 
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> "Snapshot":
         """Raises Inconsistent, naming the first reference that leads nowhere."""
-        together = sorted(resources, key=lambda resource: resource.name)
-        served = {(resource.kind, resource.name) for resource in together}
-        for resource in together:
-            for kind, name in sorted(resource.needs - served, key=str):
-                raise Inconsistent(f"{resource.kind.name} {resource.name} needs {kind.name} {name}")
-        by_kind = {kind: {one.name: one.body for one in together if one.kind is kind} for kind in Kind}
-        return cls(by_kind, {kind: _version(bodies) for kind, bodies in by_kind.items()})
+        return cls({kind: {} for kind in Kind}, {kind: {} for kind in Kind}, {}).with_(resources)
+
+    def with_(self, resources: Iterable[Resource], instead_of: Iterable[Resource] = ()) -> "Snapshot":
+        """With these, instead of those. A cluster comes together with the assignments that it needs.
+
+        Takes as long as what changes is large. Raises Inconsistent.
+        """
+        new = sorted(resources, key=lambda resource: (resource.kind.value, resource.name))
+        gone = {(one.kind, one.name) for one in instead_of} - {(one.kind, one.name) for one in new}
+        touched = {one.kind for one in new} | {kind for kind, _ in gone}
+        bodies = {kind: dict(self.bodies[kind]) for kind in touched}
+        versions = {kind: dict(self.versions[kind]) for kind in touched}
+        needs = dict(self._needs)
+        clusters = defaultdict[tuple[Kind, str], list[bytes]](list)
+        for cluster in new:
+            for needed in cluster.needs if cluster.kind is Kind.CLUSTER else ():
+                clusters[needed].append(cluster.body)
+        for kind, name in gone:
+            del bodies[kind][name], versions[kind][name], needs[kind, name]
+        for one in new:
+            bodies[one.kind][one.name] = one.body
+            versions[one.kind][one.name] = _version(one, clusters[one.kind, one.name])
+            needs[one.kind, one.name] = one.needs
+        for kind, name in needs if gone else [(one.kind, one.name) for one in new]:
+            for other, missing in sorted(needs[kind, name] - needs.keys(), key=str):
+                raise Inconsistent(f"{kind.name} {name} needs {other.name} {missing}")
+        return Snapshot({**self.bodies, **bodies}, {**self.versions, **versions}, needs)
 
 
-def _version(bodies: Mapping[str, bytes]) -> str:
+@lru_cache(maxsize=4)  # every stream asks the same
+def differences(before: Snapshot, after: Snapshot) -> Mapping[Kind, Collection[str]]:
+    """Names of what was added, changed or taken away."""
+    found: dict[Kind, Collection[str]] = {}
+    for kind in Kind:
+        old, new = before.versions[kind], after.versions[kind]
+        found[kind] = () if old is new else {name for name, _ in old.items() ^ new.items()}
+    return found
+
+
+def version(of: Iterable[int]) -> str:
+    """One version of many resources, whatever their order."""
+    return f"{sum(of) % 2**64:016x}"
+
+
+def _version(resource: Resource, followed: Iterable[bytes]) -> int:
     content = hashlib.sha256()
-    for name, body in bodies.items():
-        content.update(f"{name}\0{len(body)}\0".encode())
-        content.update(body)
-    return content.hexdigest()[:16]
+    for part in (resource.name.encode(), resource.body, *followed):
+        content.update(b"%d\0" % len(part))
+        content.update(part)
+    return int.from_bytes(content.digest()[:8])

@@ -1,9 +1,9 @@
 """The model as xDS: what Envoy is to do, as pure functions of what is known."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from services.controlplane.contract import Contract
-from services.controlplane.model import Model
+from services.controlplane.model import Model, differing
 from services.controlplane.resources.clusters import assignment, jwks_cluster, otlp_cluster, service_cluster
 from services.controlplane.resources.listeners import edge_listener, mesh_listener
 from services.controlplane.resources.routes import edge_routes, mesh_routes
@@ -12,40 +12,52 @@ from services.controlplane.snapshot import Resource, Snapshot
 
 __all__ = ["HostPort", "Resources", "Surroundings"]
 
+_ROUTES = ""
+
 
 class Resources:
-    """Makes snapshots. Encoding is slow (routes take 0.4 s), so a resource is made anew only when its inputs differ."""
+    """Makes snapshots. Encoding is slow, so what a model has in common with the one before is not made again."""
 
     def __init__(self, contract: Contract, surroundings: Surroundings) -> None:
         self._contract = contract
+        self._services = frozenset(contract.services)
         self._fixed: list[Resource] = [
             jwks_cluster(surroundings.jwks_url),
             otlp_cluster(surroundings.otlp_endpoint),
             edge_listener(contract, surroundings),
             mesh_listener(surroundings),
         ]
-        self._made: dict[str, tuple[object, Resource]] = {}
+        self._model = Model()
+        self._made: dict[str, Sequence[Resource]] = {}
+        """By service; the routes of all stand by themselves."""
+        self._snapshot: Snapshot | None = None
 
     def of(self, model: Model) -> Snapshot:
-        """Every service of the contracts has its cluster, with or without instances."""
-        services, seen = self._contract.services, model.seen
-        return Snapshot.of(
-            [
-                *self._fixed,
-                *(
-                    self._once(f"cluster {service}", service_cluster, service, seen.policies[service])
-                    for service in services
-                ),
-                *(self._once(f"assignment {service}", assignment, service, model.of(service)) for service in services),
-                self._once("edge", edge_routes, self._contract, seen.policies, seen.sampling),
-                self._once("mesh", mesh_routes, self._contract, seen.policies, seen.sampling),
-            ]
-        )
+        """Every service of the contracts has its cluster, with or without instances.
 
-    def _once[**Inputs](
-        self, what: str, make: Callable[Inputs, Resource], *inputs: Inputs.args, **named: Inputs.kwargs
-    ) -> Resource:
-        made = self._made.get(what)
-        if made is None or made[0] != inputs:
-            made = self._made[what] = (inputs, make(*inputs, **named))
-        return made[1]
+        The same snapshot as before if nothing in it differs. Raises snapshot.Inconsistent.
+        """
+        before, now = self._model.seen, model.seen
+        policies = differing(before.policies, now.policies)
+        changed: dict[str, Sequence[Resource]] = {
+            service: self._of(service, model)
+            for service in (policies | differing(self._model.endpoints, model.endpoints)) & self._services
+        }
+        if policies or differing(before.sampling, now.sampling):
+            changed[_ROUTES] = self._routes(model)
+        self._model = model
+        if self._snapshot is None:
+            self._snapshot = Snapshot.of([*self._fixed, *(one for made in changed.values() for one in made)])
+        elif changed:
+            old = [one for key in changed for one in self._made.get(key, ())]
+            self._snapshot = self._snapshot.with_([one for made in changed.values() for one in made], old)
+        self._made |= changed
+        return self._snapshot
+
+    def _of(self, service: str, model: Model) -> Sequence[Resource]:
+        """The clusters of a service and their assignments."""
+        return [service_cluster(service, model.seen.policies[service]), assignment(service, model.of(service))]
+
+    def _routes(self, model: Model) -> Sequence[Resource]:
+        rules = (self._contract, model.seen.policies, model.seen.sampling)
+        return [edge_routes(*rules), mesh_routes(*rules)]

@@ -43,3 +43,20 @@ def _value(json: Json) -> Value:
             return Value(struct_value=struct(json))
         case _:
             return Value(list_value=ListValue(values=[_value(item) for item in json]))
+
+
+def field(number: int, body: bytes) -> bytes:
+    """A field of a message that is already encoded (or of text): messages may be joined from such pieces.
+
+    Protobuf: a message's fields may come in any order, and those of a repeated field one by one.
+    """
+    return _varint(number << 3 | 2) + _varint(len(body)) + body
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
