@@ -23,9 +23,14 @@ REQUEST_S = 3.0
 _CHANNEL_OPTIONS = {
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 1000,
-    # etcd closes connections that ping more often than each 5 s, or without a stream.
-    "grpc.keepalive_time_ms": 10_000,
-    "grpc.keepalive_timeout_ms": 3_000,
+    # Also how long an attempt may take: a member that hangs accepts, and never says a word.
+    "grpc.min_reconnect_backoff_ms": 1000,
+    # A connection that hangs is given up before a lease ends. Etcd closes those that ping more often than each 5 s, or
+    # without a stream.
+    "grpc.keepalive_time_ms": 6_000,
+    "grpc.keepalive_timeout_ms": 2_000,
+    # Of pings that gRPC sends for other ends; while one of them waits, for 60 s if not told, keepalive does too.
+    "grpc.http2.ping_timeout_ms": 2_000,
     "grpc.http2.max_pings_without_data": 0,
 }
 

@@ -18,6 +18,7 @@ from services.controlplane import edge
 from services.controlplane.ads import DiscoveryService
 from services.controlplane.contract import Contract
 from services.controlplane.control import Control
+from services.controlplane.kept import Kept
 from services.controlplane.resources import HostPort, Resources, Surroundings
 from services.controlplane.seeds import Seeds
 from services.controlplane.source import Source
@@ -45,7 +46,8 @@ async def serve(settings: Settings) -> None:
     file = settings.state_dir / f"{settings.instance}.json"
     control = Control(Resources(contract, surroundings), file, time.monotonic)
     etcd = Etcd(",".join(settings.etcd))
-    source = Source(etcd, PREFIX, services, Seeds.read(resource("etcd/seed"), services))
+    kept = Kept(settings.state_dir / f"{settings.instance}-documents.json")
+    source = Source(etcd, PREFIX, services, Seeds.read(resource("etcd/seed"), services), kept)
 
     server = grpc.aio.server(options=SERVER_OPTIONS)
     DiscoveryService(control.snapshots).add_to(server)

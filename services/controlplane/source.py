@@ -5,11 +5,13 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import batched
 
 import structlog
 from mesh.v1 import policy_pb2, registry_pb2
 
-from services.chassis.etcd import Change, Etcd, Snapshot
+from services.chassis.etcd import Change, Etcd, Snapshot, patiently
+from services.controlplane.kept import Kept
 from services.controlplane.model import Endpoint, Seen, State
 from services.controlplane.seeds import BadDocument, Seeds, parsed
 
@@ -24,35 +26,52 @@ class Documents[T]:
         self.by_name: dict[str, T] = {}
         self.listed = False
         self._parse = parse
+        self._raw: dict[str, bytes] = {}
+        self._revision = 0
+
+    @property
+    def raw(self) -> dict[str, bytes]:
+        """The good documents as they were written, by key."""
+        return {self.prefix + name: document for name, document in self._raw.items()}
 
     def take(self, event: Snapshot | Change) -> None:
-        """Applies what the watch told."""
+        """Applies what the watch told, but for changes that the last snapshot knew."""
         match event:
             case Snapshot():
                 before, self.by_name = self.by_name, {}
+                raw, self._raw = self._raw, {}
                 for key, entry in event.entries.items():
-                    self._put(key, entry.value, before)
-                self.listed = True
+                    self._put(key, entry.value, before, raw)
+                self.listed, self._revision = True, event.revision
+            case Change() if event.revision <= self._revision:
+                pass
             case Change(value=None):
-                self.by_name.pop(event.key.removeprefix(self.prefix), None)
+                name = event.key.removeprefix(self.prefix)
+                self.by_name.pop(name, None)
+                self._raw.pop(name, None)
             case Change(value=bytes() as value):
-                self._put(event.key, value, self.by_name)
+                self._put(event.key, value, self.by_name, self._raw)
 
-    def _put(self, key: str, value: bytes, before: dict[str, T]) -> None:
+    def _put(self, key: str, value: bytes, before: dict[str, T], raw: dict[str, bytes]) -> None:
         name = key.removeprefix(self.prefix)
         try:
-            self.by_name[name] = self._parse(name, value)
+            self.by_name[name], self._raw[name] = self._parse(name, value), value
         except BadDocument as error:
             _log.error("document refused", key=key, error=str(error), kept=name in before)
             if name in before:
-                self.by_name[name] = before[name]
+                self.by_name[name], self._raw[name] = before[name], raw[name]
 
 
 class Source:
-    """The watched part of etcd, for the services of the contracts; what is kept for others is ignored."""
+    """The watched part of etcd, for the services of the contracts; what is kept for others is ignored.
 
-    def __init__(self, etcd: Etcd, prefix: str, services: Iterable[str], seeds: Seeds) -> None:
+    What operators wrote survives a wipe of etcd: the last copy of it, `kept`, is put back.
+    """
+
+    def __init__(self, etcd: Etcd, prefix: str, services: Iterable[str], seeds: Seeds, kept: Kept) -> None:
         self._etcd = etcd
+        self._seeded = f"{prefix}seeded"
+        self._kept = kept
         self._services = frozenset(services)
         self._seeds = seeds
         self._default_sampling = {service: seeds.sampling_percent(service) for service in self._services}
@@ -76,10 +95,33 @@ class Source:
     ) -> None:
         async with aclosing(self._etcd.watch_prefix(documents.prefix)) as watch:
             async for event in watch:
+                if isinstance(event, Snapshot) and documents is not self._endpoints:
+                    # Nobody sees a wiped etcd before the documents have been put back into it.
+                    event = await patiently("listing")(self._seeded_listing, documents.prefix)
                 documents.take(event)
                 note(event.key.removeprefix(documents.prefix) if isinstance(event, Change) else None)
-                if self._endpoints.listed and self._policies.listed and self._sampling.listed:
-                    see(self._seen)
+                if self._policies.listed and self._sampling.listed:
+                    if documents is not self._endpoints:
+                        self._kept.keep(self._policies.raw | self._sampling.raw)
+                    if self._endpoints.listed:
+                        see(self._seen)
+
+    async def _seeded_listing(self, prefix: str) -> Snapshot:
+        """What is there once etcd has the key that says "not wiped"; of several control planes one writes it.
+
+        Documents that somebody has written since the wipe stay. Raises EtcdUnavailable.
+        """
+        while await self._etcd.get(self._seeded) is None:
+            kept = self._kept.documents
+            missing = {key: document for key, document in kept.items() if await self._etcd.get(key) is None}
+            puts = [*missing.items(), (self._seeded, b"{}")]
+            for batch in batched(puts, _MOST_PUTS):
+                keys = {key for key, _ in batch}
+                if not await self._etcd.commit(dict(batch), unchanged=dict.fromkeys(keys | {self._seeded}, 0)):
+                    break  # another control plane or an operator was quicker: look again
+            else:
+                _log.warning("etcd was empty: the last good documents are put back", keys=sorted(missing))
+        return await self._etcd.get_prefix(prefix)
 
     def _note_endpoints(self, changed: str | None) -> None:
         """Only the service of the one that changed gets a new mapping, or where all are listed, who differs (Seen)."""
@@ -119,6 +161,10 @@ class Source:
         if service not in self._services:
             raise BadDocument(f"there is no service {service!r}")
         return service
+
+
+_MOST_PUTS = 100
+"""Of one transaction; etcd takes 128 operations."""
 
 
 def endpoint(name: str, document: bytes) -> Endpoint:
