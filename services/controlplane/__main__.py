@@ -31,9 +31,8 @@ GRACE_S = 1.0
 _log = structlog.get_logger()
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
     """Until SIGTERM or SIGINT."""
-    contract = Contract.read(resource("gen/descriptors.binpb").read_bytes(), resource("gen/openapi.json").read_bytes())
     surroundings = Surroundings(
         edge=HostPort.parse(settings.edge_listen),
         mesh=HostPort.parse(settings.mesh_listen),
@@ -47,7 +46,7 @@ async def serve(settings: Settings) -> None:
     control = Control(Resources(contract, surroundings), file, time.monotonic)
     etcd = Etcd(",".join(settings.etcd))
     kept = Kept(settings.state_dir / f"{settings.instance}-documents.json")
-    source = Source(etcd, PREFIX, services, Seeds.read(resource("etcd/seed"), services), kept)
+    source = Source(etcd, PREFIX, services, seeds, kept)
 
     server = grpc.aio.server(options=SERVER_OPTIONS)
     DiscoveryService(control.snapshots).add_to(server)
@@ -77,7 +76,9 @@ def main() -> None:
     try:
         settings = Settings.read(SERVICE, os.environ)
         logs.configure(settings.service, settings.instance)
-        uvloop.run(serve(settings))
+        descriptors, openapi = (resource(f"gen/{name}").read_bytes() for name in ("descriptors.binpb", "openapi.json"))
+        contract = Contract.read(descriptors, openapi)
+        uvloop.run(serve(settings, contract, Seeds.read(resource("etcd/seed"), contract.services)))
     except CannotStart as error:
         sys.exit(f"{SERVICE}: {error}")
 

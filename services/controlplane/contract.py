@@ -1,8 +1,9 @@
 """What the contracts say about every rpc: who may call it, by which HTTP route, and whether it may be tried again."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
@@ -40,7 +41,7 @@ class Rpc:
         return not self.clients
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Contract:
     """All rpcs that carry a rule, in the order in which the contracts have them."""
 
@@ -55,19 +56,26 @@ class Contract:
         files = descriptor_pb2.FileDescriptorSet.FromString(descriptors).file
         return cls(tuple(rpc for file in files for rpc in _rpcs(file)), descriptors, openapi)
 
-    @property
+    @cached_property
     def services(self) -> tuple[str, ...]:
         """Names in the mesh, sorted."""
-        return tuple(sorted({rpc.service for rpc in self.rpcs}))
+        return tuple(sorted(self._by_service))
 
-    @property
+    @cached_property
     def grpc_services(self) -> tuple[str, ...]:
         """Full names, sorted."""
         return tuple(sorted({rpc.grpc_service for rpc in self.rpcs}))
 
     def of(self, service: str) -> tuple[Rpc, ...]:
         """The rpcs of a service, by its name in the mesh."""
-        return tuple(rpc for rpc in self.rpcs if rpc.service == service)
+        return tuple(self._by_service.get(service, ()))
+
+    @cached_property
+    def _by_service(self) -> Mapping[str, Sequence[Rpc]]:
+        found: dict[str, list[Rpc]] = {}
+        for rpc in self.rpcs:
+            found.setdefault(rpc.service, []).append(rpc)
+        return found
 
     def service_of(self, grpc_service: str) -> str | None:
         """The name in the mesh of a full name."""

@@ -12,6 +12,9 @@ from services.controlplane.model import Model, Seen, differing
 from services.controlplane.resources import Resources
 from services.controlplane.snapshot import Snapshot
 
+# A control plane that is killed goes on with what was true so long ago, until etcd has told.
+_KEPT_EVERY_S = 0.5
+
 _log = structlog.get_logger()
 
 
@@ -37,11 +40,27 @@ class Control:
         if (restored := last_good.load(self._file, services)) is not None:
             self._publish(Model.restored(restored, self._now()))
             _log.info("going on with the last good model", endpoints=sum(map(len, restored.endpoints.values())))
-        while True:
-            model = await self._next()
-            if model.remembered != self._model.remembered:
-                last_good.save(self._file, model.remembered)
-            self._publish(model)
+        keeping = asyncio.create_task(self._keep())
+        try:
+            while True:
+                self._publish(await self._next())
+        finally:
+            keeping.cancel()
+
+    async def _keep(self) -> None:
+        """Writes what was seen, once in a while: no change waits for the disk. The last one is written at the end."""
+        written, number = None, self.models.number
+        try:
+            while True:
+                await self.models.beyond(number)
+                number, seen = self.models.number, self._model.remembered
+                if seen != written:
+                    await asyncio.to_thread(last_good.save, self._file, seen)
+                    written = seen
+                await asyncio.sleep(_KEPT_EVERY_S)
+        finally:
+            if self.models.number != number:
+                last_good.save(self._file, self._model.remembered)
 
     async def _next(self) -> Model:
         """After the next news, several at once when they came together, or when a held endpoint's time is over."""

@@ -1,8 +1,8 @@
 """What was seen last, on disk: a control plane that starts while etcd is away goes on with it."""
 
-import json
 from pathlib import Path
 
+import orjson
 import structlog
 from google.protobuf import json_format
 from mesh.v1 import policy_pb2
@@ -28,14 +28,14 @@ def save(path: Path, seen: Seen) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(document))
+    part.write_bytes(orjson.dumps(document))
     part.replace(path)
 
 
 def load(path: Path, services: frozenset[str]) -> Seen | None:
     """None when there is none, when it cannot be read, or when it lacks a service of today's contracts."""
     try:
-        document = json.loads(path.read_text())
+        document = orjson.loads(path.read_bytes())
         endpoints: dict[str, dict[str, Endpoint]] = {}
         for service, instance, address, state, version, start_time in document["endpoints"]:
             endpoints.setdefault(service, {})[instance] = Endpoint(address, State(state), version, start_time)

@@ -127,11 +127,7 @@ def _tracing() -> HttpConnectionManagerTracing:
 def _transcoder(contract: Contract) -> GrpcJsonTranscoder:
     return GrpcJsonTranscoder(
         proto_descriptor_bin=contract.descriptors,
-        services=[
-            service
-            for service in contract.grpc_services
-            if any(rpc.http_patterns for rpc in contract.rpcs if rpc.grpc_service == service)
-        ],
+        services=sorted({rpc.grpc_service for rpc in contract.rpcs if rpc.http_patterns}),
         # lowerCamelCase as protobuf's JSON has it; both spellings are read. Zeros are printed: a stock of 0 is news.
         print_options=GrpcJsonTranscoderPrintOptions(always_print_primitive_fields=True),
         # A refusal of a service becomes {code, message, details}.
