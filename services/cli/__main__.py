@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from services.cli.documents import group
 from services.cli.options import with_state
 from services.cli.process import CannotStart
 from services.cli.settings import shown
@@ -224,6 +225,9 @@ def demo(state: Path) -> None:
 for command in (scale, drain, restart):
     main.add_command(command)
 
+
+main.add_command(group("config", "Read and change how services behave, live and with a history."))
+main.add_command(group("policy", "Read and change how calls are carried, live and with a history."))
 
 if __name__ == "__main__":
     main(prog_name="shopmesh")
