@@ -22,14 +22,14 @@ from services.refusals import Unavailable
 REQUEST_S = 3.0
 _CHANNEL_OPTIONS = {
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.max_reconnect_backoff_ms": 1000,
+    "grpc.max_reconnect_backoff_ms": 500,
     # Also how long an attempt may take: a member that hangs accepts, and never says a word.
     "grpc.min_reconnect_backoff_ms": 1000,
     # A connection that hangs is given up before a lease ends. Etcd closes those that ping more often than each 5 s, or
     # without a stream.
     "grpc.keepalive_time_ms": 6_000,
     "grpc.keepalive_timeout_ms": 2_000,
-    # Of pings that gRPC sends for other ends; while one of them waits, for 60 s if not told, keepalive does too.
+    # Keepalive waits for a ping that gRPC has sent for itself, and that one may take 60 s if nothing else is said.
     "grpc.http2.ping_timeout_ms": 2_000,
     "grpc.http2.max_pings_without_data": 0,
 }

@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+from contextlib import aclosing, suppress
 
 from google.protobuf import json_format
 from mesh.v1 import registry_pb2
 
 from services.chassis import logs
-from services.chassis.etcd import Etcd, EtcdUnavailable, patiently
+from services.chassis.etcd import Change, Etcd, EtcdUnavailable, Snapshot, patiently
 from services.chassis.patience import describe
 
 LAST_WORD_S = 2.0
@@ -29,9 +30,30 @@ class Registration:
         self._endpoint.state = registry_pb2.Endpoint.STATE_READY
         self._lease: int | None = None
         self._writing = asyncio.Lock()
+        self._missed = asyncio.Event()
 
     async def run(self) -> None:
         """Keeps it registered for ever; cancel it before `leave`."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._keep())
+
+    async def _watch(self) -> None:
+        """Wakes the other task when the record is gone, or after a break (wiped, restored) another one stands there.
+
+        Renewing alone would find that out a third of a lease later.
+        """
+        async with aclosing(self._etcd.watch_prefix(self._key)) as changes:
+            async for change in changes:
+                match change:
+                    case Snapshot():
+                        entry = change.entries.get(self._key)
+                        if entry is None or entry.value != self._record():
+                            self._missed.set()
+                    case Change(value=None) if change.key == self._key:
+                        self._missed.set()
+
+    async def _keep(self) -> None:
         while True:
             await patiently("registering")(self._register)
             try:
@@ -68,8 +90,11 @@ class Registration:
         log.info("registered", key=self._key, address=self._endpoint.address)
 
     async def _kept(self) -> bool:
-        """Renews the lease once, after a third of its time, and puts the record back if somebody deleted it."""
-        await asyncio.sleep(self._ttl_s / 3 * random.uniform(0.8, 1.0))  # noqa: S311
+        """Renews the lease once, after a third of its time or when the record is missed, and puts back what is gone."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._ttl_s / 3 * random.uniform(0.8, 1.0)):  # noqa: S311
+                await self._missed.wait()
+        self._missed.clear()
         async with self._writing:
             lease = self._lease
             if lease is None or not await self._etcd.refresh(lease):

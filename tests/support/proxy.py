@@ -14,6 +14,8 @@ class Proxy:
         """So many answers, from now on, that came from the server never arrive: their connections are cut instead."""
         self.word_to_lose = b""
         """The next answer in which this stands never arrives either."""
+        self.hangs = False
+        """As a network that swallows all: connections are taken, nothing goes through, and nothing is made up for."""
         self._target = target
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,8 +31,9 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+                if not self.hangs:
+                    writer.write(data)
+                    await writer.drain()
             writer.write_eof()
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,8 +45,9 @@ class Proxy:
                 if self.answers_to_lose:
                     self.answers_to_lose -= 1
                     return
-                writer.write(data)
-                await writer.drain()
+                if not self.hangs:
+                    writer.write(data)
+                    await writer.drain()
 
 
 @asynccontextmanager

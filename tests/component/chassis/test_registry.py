@@ -35,9 +35,9 @@ def key() -> str:
     return f"/test/endpoints/fruit/{uuid4()}"
 
 
-def registration(client: Etcd, key: str, address: str = "127.0.0.1:5000") -> Registration:
+def registration(client: Etcd, key: str, address: str = "127.0.0.1:5000", ttl_s: int = 2) -> Registration:
     endpoint = registry_pb2.Endpoint(address=address, version="0.1.0")
-    return Registration(client, "/test/", "fruit", key.rpartition("/")[2], endpoint, ttl_s=2)
+    return Registration(client, "/test/", "fruit", key.rpartition("/")[2], endpoint, ttl_s=ttl_s)
 
 
 @asynccontextmanager
@@ -63,6 +63,18 @@ async def found(client: Etcd, key: str, but: Entry | None = None) -> Entry:
     entry = await eventually(look, "it is registered")
     assert entry
     return entry
+
+
+async def at(client: Etcd, key: str, address: str) -> None:
+    """Returns when it is registered there."""
+
+    async def look() -> bool:
+        with suppress(EtcdUnavailable):
+            entry = await client.get(key)
+            return entry is not None and endpoint(entry).address == address
+        return False
+
+    await eventually(look, f"it is registered at {address}")
 
 
 async def gone(client: Etcd, key: str) -> None:
@@ -106,11 +118,17 @@ async def test_it_outlives_its_lease_by_renewing_it(client: Etcd, key: str) -> N
         await eventually(twice_the_ttl_has_passed, "twice the ttl has passed")
 
 
-@pytest.mark.parametrize("loss", ["revoked", "deleted", "restarted", "wiped"])
-async def test_it_registers_again_after_a_loss(client: Etcd, key: str, etcd: EtcdServer, loss: str) -> None:
-    here = registration(client, key)
+@pytest.mark.parametrize("loss", ["revoked", "deleted", "restarted", "wiped", "restored"])
+async def test_it_registers_again_at_once_after_a_loss(client: Etcd, key: str, etcd: EtcdServer, loss: str) -> None:
+    # Renewing the lease would find out after minutes.
+    here = registration(client, key, ttl_s=1000)
+    predecessor = registration(client, key, "127.0.0.1:4999", ttl_s=1000)
+    if loss == "restored":
+        async with registered(predecessor):
+            await found(client, key)
+        etcd.back_up()
     async with registered(here):
-        await found(client, key)
+        await at(client, key, "127.0.0.1:5000")
         match loss:
             case "revoked":
                 assert here._lease
@@ -120,9 +138,11 @@ async def test_it_registers_again_after_a_loss(client: Etcd, key: str, etcd: Etc
             case "restarted":
                 etcd.kill()
                 etcd.start()
-            case _:
+            case "wiped":
                 etcd.wipe()
-        assert endpoint(await found(client, key)).state == registry_pb2.Endpoint.STATE_READY
+            case _:
+                etcd.restore()
+        await at(client, key, "127.0.0.1:5000")
     await here.leave()
 
 
