@@ -222,6 +222,32 @@ def demo(state: Path) -> None:
     asyncio.run(run(ports, folder.read()["issuer"], click.echo))
 
 
+@main.group(invoke_without_command=True)
+@with_state
+@click.option("--once", is_flag=True, help="One table and the end, as without a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Once, as a list of services with their instances.")
+@click.pass_context
+def mesh(context: click.Context, state: Path, once: bool, as_json: bool) -> None:
+    """Show the mesh, again each second until Ctrl-C: instances, health, breakers, calls and how they end.
+
+    \b
+    state      READY or DRAINING as it registered in etcd; held: it vanished without a word and keeps its place until
+               it is known to be gone; drained: taken out by `shopmesh drain`
+    health     as Envoy sees it: well, failing checks, ejected, draining, not in Envoy (yet)
+    calls/s    tries that went to the instance, in the last second; failed/s of these broke off, ran out of time or
+               were answered UNAVAILABLE, INTERNAL and the like
+               of a service, failed/s are calls that Envoy had to answer itself, refused/s those that an instance
+               answered with another status than OK
+    p99 ms     of the calls answered in the last 5 s, streams left out
+    breaker    closed, or open and why: then Envoy answers UNAVAILABLE at once
+    policy     the revision in etcd that is applied; seed: there is no document, the defaults hold
+    """  # noqa: D301  click reads \b as: as it stands
+    from services.cli.mesh import show
+
+    if context.invoked_subcommand is None:
+        show(StateFolder(state.absolute()), once=once, as_json=as_json)
+
+
 for command in (scale, drain, restart):
     main.add_command(command)
 

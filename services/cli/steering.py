@@ -14,7 +14,7 @@ from services.cli.state import StateFolder
 @click.argument("release", metavar="SERVICE[@VERSION]")
 @click.argument("number", type=int)
 def scale(state: Path, release: str, number: int) -> None:
-    r"""Run NUMBER instances of a service, 0 to 9, or of another version of it.
+    """Run NUMBER instances of a service, 0 to 9, or of another version of it.
 
     New ones are started and get calls once they are registered and Envoy has seen them well; surplus ones drain first,
     so no call fails. Drained ones are the first to come back. Another version is a process of its own with that name
@@ -25,7 +25,7 @@ def scale(state: Path, release: str, number: int) -> None:
       shopmesh scale inventory 3
       shopmesh scale product@2.0-test 1    a canary beside product
       shopmesh scale product@2.0-test 0    no canary any more
-    """
+    """  # noqa: D301  click reads \b as: as it stands
     _do(state, "scale", release=release, number=number)
 
 
@@ -47,7 +47,7 @@ def drain(state: Path, instance: str) -> None:
 @with_state
 @click.argument("name", metavar="SERVICE|PART")
 def restart(state: Path, name: str) -> None:
-    r"""Restart the instances of a service one after the other, or one part.
+    """Restart the instances of a service one after the other, or one part.
 
     Each instance drains and ends, and its successor is registered and has been seen well by Envoy before the next one
     ends. The only instance of its version has a stand-in meanwhile. So no call fails; streams are told to come back.
@@ -57,7 +57,7 @@ def restart(state: Path, name: str) -> None:
     For example:
       shopmesh restart order
       shopmesh restart controlplane
-    """
+    """  # noqa: D301  click reads \b as: as it stands
     _do(state, "restart", name=name)
 
 

@@ -22,6 +22,7 @@ from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 impo
     GrpcJsonTranscoderPrintOptions,
     GrpcJsonTranscoderRequestValidationOptions,
 )
+from envoy_data_plane.envoy.extensions.filters.http.grpc_stats.v3 import FilterConfig
 from envoy_data_plane.envoy.extensions.filters.http.grpc_web.v3 import GrpcWeb
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -65,6 +66,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
         _filter(JWT_AUTHN, jwt_filter(surroundings)),
         _filter(RBAC, rbac_filter()),
         _filter(LOCAL_RATELIMIT, limits_filter()),
+        _answers_counted(),
         _filter("envoy.filters.http.router", Router()),
     ]
     manager = _manager(EDGE, filters)
@@ -82,7 +84,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
 
 def mesh_listener(surroundings: Surroundings) -> Resource:
     """Between services; who may call what is checked by the service that is called."""
-    manager = _manager(MESH, [_filter("envoy.filters.http.router", Router())])
+    manager = _manager(MESH, [_answers_counted(), _filter("envoy.filters.http.router", Router())])
     return _listener(MESH, surroundings.mesh, manager, TrafficDirection.OUTBOUND, [OTLP])
 
 
@@ -99,6 +101,11 @@ def _manager(name: str, filters: list[HttpFilter]) -> HttpConnectionManager:
         max_request_headers_kb=_HEADERS_KIB,
         common_http_protocol_options=HttpProtocolOptions(max_headers_count=_HEADERS),
     )
+
+
+def _answers_counted() -> HttpFilter:
+    """Counts by cluster how often which gRPC status was answered: without it refusals look like any other answer."""
+    return _filter("envoy.filters.http.grpc_stats", FilterConfig(stats_for_all_methods=False))
 
 
 def _unreadable_removed() -> TypedExtensionConfig:

@@ -1,0 +1,161 @@
+"""`shopmesh mesh`: who runs where, how many calls go there, and how they end."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+import click
+import httpx
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from mesh.v1 import registry_pb2
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from services.chassis.etcd import Entry, Etcd, EtcdUnavailable
+from services.cli.envoy_admin import CLUSTERS, STATS, hosts, traffic
+from services.cli.mesh_view import Reading, Service, view
+from services.cli.settings import HOST
+from services.cli.state import StateFolder
+
+EVERY_S = 1.0
+ANSWER_S = 2.0
+PREFIX = "/shop/"
+
+
+class Watched:
+    """etcd and Envoy's admin of a shop on this machine."""
+
+    def __init__(self, folder: StateFolder, etcd: Etcd, envoy: httpx.AsyncClient) -> None:
+        self._folder, self._etcd, self._envoy = folder, etcd, envoy
+
+    async def read(self) -> Reading:
+        """What both say now. Either may be away: this is looked at when something is wrong."""
+        at = time.monotonic()
+        documents, pages = await asyncio.gather(self._documents(), self._pages())
+        clusters, stats = pages or (None, None)
+        parts = {part["name"]: (part["state"], part["address"]) for part in self._folder.read()["parts"]}
+        return Reading(
+            at,
+            parts,
+            None
+            if documents is None
+            else {
+                key: _parsed(entry, registry_pb2.Endpoint()) for key, entry in _below("endpoints/", documents).items()
+            },
+            {service: entry.revision for service, entry in _below("policy/", documents or {}).items()},
+            tuple(
+                _parsed(entry, registry_pb2.Status())
+                for entry in _below("status/controlplane/", documents or {}).values()
+            ),
+            None if clusters is None else hosts(clusters),
+            {} if stats is None else traffic(stats),
+        )
+
+    async def _documents(self) -> dict[str, Entry] | None:
+        """By key below the prefix."""
+        prefixes = ("endpoints/", "policy/", "status/controlplane/")
+        try:
+            found = await asyncio.gather(*(self._etcd.get_prefix(PREFIX + prefix) for prefix in prefixes))
+        except EtcdUnavailable:
+            return None
+        return {key.removeprefix(PREFIX): entry for each in found for key, entry in each.entries.items()}
+
+    async def _pages(self) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            clusters, stats = await asyncio.gather(self._envoy.get(CLUSTERS), self._envoy.get(STATS))
+            return clusters.raise_for_status().json(), stats.raise_for_status().json()
+        return None
+
+
+@asynccontextmanager
+async def watched(folder: StateFolder) -> AsyncGenerator[Watched]:
+    """Raises CannotStart when no shop runs there."""
+    ports = folder.ports()
+    etcd = Etcd(f"{HOST}:{ports['etcd']}")
+    admin = f"http://{HOST}:{ports['envoy-admin']}"
+    try:
+        async with httpx.AsyncClient(base_url=admin, trust_env=False, timeout=ANSWER_S) as envoy:
+            yield Watched(folder, etcd, envoy)
+    finally:
+        await etcd.close()
+
+
+def show(folder: StateFolder, *, once: bool, as_json: bool) -> None:
+    """Once, with the rates of one second; or on a terminal again and again until Ctrl-C."""
+    console = Console(highlight=False)
+
+    async def look() -> None:
+        async with watched(folder) as shop:
+            before = await shop.read()
+            with contextlib.ExitStack() as screen:
+                live = None
+                if not once and not as_json and console.is_terminal:
+                    live = screen.enter_context(Live(console=console, auto_refresh=False))
+                    live.update(table(view(before, before)), refresh=True)
+                while True:
+                    await asyncio.sleep(EVERY_S)
+                    now = await shop.read()
+                    services = view(before, now)
+                    if live is None:
+                        return _print(console, services, as_json=as_json)
+                    live.update(table(services), refresh=True)
+                    before = now
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(look())
+
+
+def _print(console: Console, services: list[Service], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([asdict(service) for service in services], indent=1))
+        return
+    if not console.is_terminal:
+        console.width = 160  # whoever reads a pipe wants whole lines
+    console.print(table(services))
+
+
+def table(services: list[Service]) -> Table:
+    """A line per service, and one per instance below it."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("service", "version", "state", "health"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("calls/s", "failed/s", "refused/s", "p99 ms"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("breaker")
+    shown.add_column("policy")
+    for service in services:
+        bad = service.breaker.startswith("open")
+        shown.add_row(
+            service.service, "", "", "", _rate(service.calls_per_s), _rate(service.failed_per_s),
+            _rate(service.refused_per_s), "-" if service.p99_ms is None else f"{service.p99_ms:.0f}",
+            f"[red]{service.breaker}[/]" if bad else service.breaker, service.policy, style="bold",
+        )  # fmt: skip
+        for each in service.instances:
+            style = "" if (each.state, each.health) == ("READY", "well") else "yellow"
+            shown.add_row(
+                f"  {each.instance}", each.version, each.state, each.health, _rate(each.calls_per_s),
+                _rate(each.failed_per_s), "", "", "", "", style=style,
+            )  # fmt: skip
+    return shown
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:.1f}" if per_s else "-"
+
+
+def _below(prefix: str, documents: Mapping[str, Entry]) -> dict[str, Entry]:
+    return {key.removeprefix(prefix): entry for key, entry in documents.items() if key.startswith(prefix)}
+
+
+def _parsed[M: Message](entry: Entry, message: M) -> M:
+    """As far as it can be read: this shows what is there, others judge it."""
+    with contextlib.suppress(json_format.ParseError, UnicodeDecodeError):
+        json_format.Parse(entry.value, message, ignore_unknown_fields=True)
+    return message

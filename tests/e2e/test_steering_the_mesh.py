@@ -1,0 +1,91 @@
+"""What operators do while calls go on: more instances, fewer, another version, one after the other."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from shop.product.v1 import product_pb2, product_pb2_grpc
+
+from tests.support.shop import Shop
+from tests.support.waiting import eventually
+
+CANARY = "product@2.0-test"
+
+
+async def does(shop: Shop, *words: str, check: bool = True) -> str:
+    return await asyncio.to_thread(shop.command, *words, check=check)
+
+
+async def instances(shop: Shop, service: str) -> dict[str, dict[str, Any]]:
+    """The rows of `mesh --json`, by name."""
+    (found,) = [each for each in json.loads(await does(shop, "mesh", "--json")) if each["service"] == service]
+    return {each["instance"]: each for each in found["instances"]}
+
+
+@asynccontextmanager
+async def calls(edge: grpc.aio.Channel) -> AsyncGenerator[list[str]]:
+    """Calls product all the time; gives what failed."""
+    failed, counted, over = list[str](), 0, asyncio.Event()
+    catalogue = product_pb2_grpc.ProductServiceStub(edge)
+
+    async def call() -> None:
+        nonlocal counted
+        while not over.is_set():
+            try:
+                await catalogue.ListProducts(product_pb2.ListProductsRequest(page_size=1), timeout=30)
+            except grpc.aio.AioRpcError as error:
+                failed.append(f"{error.code().name} {error.details()}")
+            counted += 1
+            await asyncio.sleep(0.02)
+
+    callers = [asyncio.create_task(call()) for _ in range(2)]
+    try:
+        yield failed
+    finally:
+        over.set()
+        await asyncio.gather(*callers)
+    assert counted > 20
+
+
+async def test_instances_come_and_go_and_are_restarted_without_a_failed_call(
+    shop: Shop, edge: grpc.aio.Channel
+) -> None:
+    before = shop.parts()
+    async with calls(edge) as failed:
+        try:
+            await does(shop, "scale", "product", "2")
+            await does(shop, "scale", CANARY, "1")
+
+            async def all_are_called() -> bool:
+                found = await instances(shop, "product")
+                called = {name for name, each in found.items() if each["calls_per_s"] > 0}
+                return called == {"product", "product-2", CANARY}
+
+            await eventually(all_are_called, "each instance gets calls")
+            assert (await instances(shop, "product"))[CANARY]["version"] == "2.0-test"
+
+            await does(shop, "drain", "product-2")
+            assert shop.parts()["product-2"]["state"] == "drained"
+            assert (await instances(shop, "product"))["product-2"]["state"] == "drained"
+            await does(shop, "scale", CANARY, "0")
+            await does(shop, "scale", "product", "1")
+
+            told = await does(shop, "restart", "product")
+            assert "product-2 stands in" in told
+        finally:
+            await does(shop, "scale", "product", "1")
+            await does(shop, "scale", CANARY, "0")
+    assert failed == []
+    after = shop.parts()
+    assert after.keys() == before.keys()
+    assert [name for name in before if before[name]["pid"] != after[name]["pid"]] == ["product"]
+
+
+async def test_what_cannot_be_done_is_one_line(shop: Shop) -> None:
+    for words in (("scale", "shelf", "1"), ("scale", "product", "10"), ("drain", "etcd"), ("restart", "nobody")):
+        assert await does(shop, *words, check=False) == ""  # the line is for stderr
+    with_status = json.loads(await does(shop, "mesh", "--json"))
+    assert [service["service"] for service in with_status] == ["product", "order", "inventory", "notification"]
