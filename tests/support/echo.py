@@ -1,10 +1,11 @@
 """Services that answer every rpc with an empty message and tell what they heard; registered as real ones are.
 
-`python -m tests.support.echo NAME product order` serves both, as instance NAME, a port each.
+`python -m tests.support.echo NAME product order=20001` serves both, as instance NAME, a port each, any or a given one.
 
 What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-abort: UNAVAILABLE`, and
 `x-hear: traceparent`, which puts that header as it was heard into the answer's, as `x-heard`. Who answered is said in
-the trailers, `x-instance`.
+the trailers, `x-instance`. Before anything else the id in `x-call` is written to the file that EXECUTED names: what
+was carried out is known also of an instance that is killed.
 GetProduct returns the product that was named, PlaceOrder the order that was sent, UpdateProduct what the mask names of
 the product that was sent.
 """
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 import grpc
-from google.protobuf import duration_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -39,8 +40,9 @@ type Context = grpc.aio.ServicerContext[bytes, bytes]  # evaluated by type check
 class Echo(grpc.GenericRpcHandler):
     """Takes every path but health's."""
 
-    def __init__(self, instance: str) -> None:
-        self._instance = instance
+    def __init__(self, instance: str, executed: int | None = None) -> None:
+        """`executed`: a file that is open for appending."""
+        self._instance, self._executed = instance, executed
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         if details.method.startswith("/grpc.health."):
@@ -48,6 +50,8 @@ class Echo(grpc.GenericRpcHandler):
 
         async def answer(request: bytes, context: Context) -> bytes:
             metadata = dict(context.invocation_metadata() or ())
+            if self._executed is not None and "x-call" in metadata:
+                os.write(self._executed, f"{metadata['x-call']!s}\n".encode())
             await asyncio.sleep(float(metadata.get("x-wait", 0)))
             context.set_trailing_metadata([("x-instance", self._instance)])
             # Only where it is asked for: between the headers of an answer and its rest Envoy cannot try again.
@@ -85,18 +89,23 @@ def _answer(method: str, request: bytes) -> bytes:
     return b""
 
 
-async def serve(instance: str, services: Sequence[str]) -> None:
+async def serve(instance: str, services: Sequence[str], executed: int | None = None) -> None:
     """Ready, then registered; on SIGTERM drained as DESIGN has it: DRAINING, 0.2 s, NOT_SERVING, stop, gone."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers([Echo(instance)])
+    server.add_generic_rpc_handlers([Echo(instance, executed)])
     checked = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checked, server)
     await checked.set("", health_pb2.HealthCheckResponse.SERVING)
-    addresses = {service: f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}" for service in services}
+    addresses = {
+        service: f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port or 0}')}"
+        for service, _, port in (words.partition("=") for words in services)
+    }
     await server.start()
+    started = timestamp_pb2.Timestamp()
+    started.GetCurrentTime()
     etcd = Etcd(os.environ["SHOPMESH_ETCD"])
     registrations = [
-        Registration(etcd, "/shop/", service, instance, registry_pb2.Endpoint(address=address))
+        Registration(etcd, "/shop/", service, instance, registry_pb2.Endpoint(address=address, start_time=started))
         for service, address in addresses.items()
     ]
     renewals = [asyncio.create_task(registration.run()) for registration in registrations]
@@ -116,4 +125,6 @@ async def serve(instance: str, services: Sequence[str]) -> None:
 if __name__ == "__main__":
     # Dies with the tests, however they end.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    asyncio.run(serve(sys.argv[1], sys.argv[2:]))
+    file = os.environ.get("EXECUTED")
+    appending = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if file else None
+    asyncio.run(serve(sys.argv[1], sys.argv[2:], appending))

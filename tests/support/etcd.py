@@ -1,11 +1,14 @@
 """An etcd for tests."""
 
 import shutil
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import override
+
+import httpx
 
 from services.cli.etcd import release
 from tests.support.servers import Server
@@ -39,6 +42,18 @@ class EtcdServer(Server):
     def _data(self) -> Path:
         return self.folder / "data"
 
+    def entries(self, prefix: str) -> dict[str, bytes]:
+        """What is kept under a prefix. Raises AssertionError when etcd does not answer."""
+        key, end = ((prefix[:-1] + chr(ord(prefix[-1]) + more)).encode() for more in (0, 1))
+        question = {"key": b64encode(key).decode(), "range_end": b64encode(end).decode()}
+        try:
+            # Loading the certificates of a machine takes ten times as long as the answer.
+            answer = httpx.post(f"http://{self.endpoint}/v3/kv/range", json=question, trust_env=False, verify=False)
+        except httpx.HTTPError as error:
+            raise AssertionError(f"etcd does not answer: {error}") from error
+        found = answer.json().get("kvs", [])
+        return {b64decode(one["key"]).decode(): b64decode(one["value"]) for one in found}
+
     def wipe(self) -> None:
         """Kills it and starts an empty one: its revisions begin anew."""
         self.kill()
@@ -57,6 +72,15 @@ class EtcdServer(Server):
         shutil.rmtree(self._data)
         (self.folder / "backup").rename(self._data)
         self.start()
+
+    def churn(self, prefix: str, times: int) -> None:
+        """Many changes under a prefix, of 4 KiB each, none of which is left; then compacted: no watch can go back."""
+        key = b64encode(f"{prefix}churn".encode()).decode()
+        with httpx.Client(base_url=f"http://{self.endpoint}/v3/kv/", trust_env=False, verify=False) as client:
+            for _ in range(times):
+                client.post("put", json={"key": key, "value": b64encode(b" " * 4096).decode()})
+            last = client.post("deleterange", json={"key": key}).json()["header"]["revision"]
+            client.post("compaction", json={"revision": last, "physical": True}).raise_for_status()
 
 
 @contextmanager

