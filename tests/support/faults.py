@@ -207,6 +207,14 @@ async def wiped_and_control_plane_killed(fleet: Fleet, _load: Load) -> str:
     return ""
 
 
+async def restored(fleet: Fleet, load: Load) -> str:
+    """Etcd is restored from a snapshot that is older than all instances."""
+    await asyncio.to_thread(fleet.mesh.etcd.back_up)
+    await rolling_restart(fleet, load)
+    await asyncio.to_thread(fleet.mesh.etcd.restore)
+    return ""
+
+
 async def compacted(fleet: Fleet, load: Load) -> str:
     """Etcd is compacted beyond what a hanging control plane has seen."""
     fleet.mesh.controlplane.freeze()
@@ -271,6 +279,7 @@ SHORT: dict[Fault, Price] = {
 }
 LONG: dict[Fault, Price] = {
     **SHORT,
+    restored: Price.NOTHING,
     compacted: Price.NOTHING,
     another_on_its_address: Price.IN_FLIGHT,
     etcd_stopped(30): Price.NOTHING,

