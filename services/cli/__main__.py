@@ -17,7 +17,7 @@ import click
 from services.cli.documents import group
 from services.cli.options import with_state
 from services.cli.process import CannotStart
-from services.cli.settings import shown
+from services.cli.settings import SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
 
@@ -246,6 +246,24 @@ def mesh(context: click.Context, state: Path, once: bool, as_json: bool) -> None
 
     if context.invoked_subcommand is None:
         show(StateFolder(state.absolute()), once=once, as_json=as_json)
+
+
+@mesh.command()
+@with_state
+@click.argument("caller", type=click.Choice(("edge", *SERVICES)))
+@click.argument("service", type=click.Choice(SERVICES))
+def explain(state: Path, caller: str, service: str) -> None:
+    """Tell how calls from CALLER to SERVICE are carried, and where each figure comes from.
+
+    Per rpc: where its calls go, how long they may take, how often and after what they are tried again, which faults are
+    made on purpose. CALLER is a service, or edge for calls from outside. The values are what Envoy has; where the
+    policy asks for another one, because it was refused or is on its way, that stands beside it.
+
+    For example: shopmesh mesh explain order inventory
+    """
+    from services.cli.mesh import explain
+
+    explain(StateFolder(state.absolute()), caller, service)
 
 
 for command in (scale, drain, restart):

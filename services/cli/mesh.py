@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
@@ -20,9 +20,12 @@ from rich.table import Table
 
 from services.chassis.etcd import Entry, Etcd, EtcdUnavailable
 from services.cli.envoy_admin import CLUSTERS, STATS, hosts, traffic
-from services.cli.mesh_view import Reading, Service, view
+from services.cli.explain import EDGE, Asked, figures, rpcs_of, told, ways
+from services.cli.mesh_view import Reading, Service, refusals, view
+from services.cli.process import CannotStart
 from services.cli.settings import HOST
 from services.cli.state import StateFolder
+from services.files import resource
 
 EVERY_S = 1.0
 ANSWER_S = 2.0
@@ -57,6 +60,28 @@ class Watched:
             None if clusters is None else hosts(clusters),
             {} if stats is None else traffic(stats),
         )
+
+    async def explained(self, caller: str, service: str) -> list[str]:
+        """How calls from one to the other are carried, in lines. Raises CannotStart when Envoy or etcd is away."""
+        now = await self.read()
+        try:
+            answer = await self._envoy.get("/config_dump", timeout=10)
+            entry = await self._etcd.get(f"{PREFIX}policy/{service}")
+        except (httpx.HTTPError, EtcdUnavailable) as error:
+            raise CannotStart(f"etcd or Envoy does not answer ({error!r}): see `shopmesh mesh`") from None
+        seed = json.loads(resource(f"etcd/seed/policy/{service}.json").read_text())
+        asked = Asked(seed, _fields(entry), entry.revision if entry else 0)
+        (shown,) = [each for each in view(now, now) if each.service == service]
+        ports, listener = self._folder.ports(), EDGE if caller == EDGE else "mesh"
+        authority = "" if caller == EDGE else f", authority {service}"
+        return [
+            f"{caller} -> {service}: by Envoy's listener {listener}, {HOST}:{ports[listener]}{authority}",
+            f"policy:  {shown.policy}",
+            f"[seed] is etcd/seed/policy/{service}.json, [etcd N] revision N of {PREFIX}policy/{service}",
+            *(f"refused: {why}" for why in refusals(now, service)),
+            f"breaker: {shown.breaker}",
+            *_page(answer.json(), asked, caller, shown),
+        ]
 
     async def _documents(self) -> dict[str, Entry] | None:
         """By key below the prefix."""
@@ -112,6 +137,17 @@ def show(folder: StateFolder, *, once: bool, as_json: bool) -> None:
         asyncio.run(look())
 
 
+def explain(folder: StateFolder, caller: str, service: str) -> None:
+    """Prints it."""
+
+    async def look() -> list[str]:
+        async with watched(folder) as shop:
+            return await shop.explained(caller, service)
+
+    for line in asyncio.run(look()):
+        click.echo(line)
+
+
 def _print(console: Console, services: list[Service], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(service) for service in services], indent=1))
@@ -119,6 +155,34 @@ def _print(console: Console, services: list[Service], *, as_json: bool) -> None:
     if not console.is_terminal:
         console.width = 160  # whoever reads a pipe wants whole lines
     console.print(table(services))
+
+
+def _page(dump: Mapping[str, Any], asked: Asked, caller: str, service: Service) -> Iterator[str]:
+    name = service.service
+    yield ""
+    for each in service.instances:
+        yield f"  {each.instance:20} {each.address:21} {each.version:10} {each.state:9} {each.health}"
+    yield ""
+    for what, value, source in figures(dump, asked, name):
+        yield f"  {what:34} {value}  [{source}]"
+    for rpc in rpcs_of(name):
+        if not rpc.is_open_to(caller):
+            continue
+        yield f"\n  {rpc.method}  for {rpc.rule}  [contract]"
+        routes = ways(dump, caller, name, rpc)
+        if not routes:
+            yield "    Envoy has no route for it"
+        for route in routes:
+            for what, words in told(asked, caller, rpc, route).items():
+                yield f"    {what:12} {words}"
+
+
+def _fields(entry: Entry | None) -> dict[str, Any]:
+    """What a document says; nothing when it is not even JSON."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(entry.value) if entry else {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def table(services: list[Service]) -> Table:

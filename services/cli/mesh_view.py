@@ -147,6 +147,17 @@ def _policy(service: str, now: Reading) -> str:
     return name
 
 
+def refusals(now: Reading, service: str) -> list[str]:
+    """Why what was asked for does not hold: the control plane's words of the policy, and Envoy's of anything."""
+    said = []
+    for status in now.applied:
+        document = dict(status.documents).get(f"policy/{service}")
+        if document and document.refused.revision and document.refused.revision == now.policies.get(service):
+            said.append(f"revision {document.refused.revision} by the control plane: {document.refused.reason}")
+        said += [f"by {each.node}, {each.type_url.rpartition('.')[2]}: {each.reason}" for each in status.envoy_refusals]
+    return said
+
+
 def _together(traffic: Mapping[str, Traffic], service: str) -> Traffic:
     """Of all clusters of a service: its own, those of its versions, those for streams."""
     counters: dict[str, int] = {}
