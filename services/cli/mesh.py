@@ -36,7 +36,7 @@ class Watched:
     """etcd and Envoy's admin of a shop on this machine."""
 
     def __init__(self, folder: StateFolder, etcd: Etcd, envoy: httpx.AsyncClient) -> None:
-        self._folder, self._etcd, self._envoy = folder, etcd, envoy
+        self._folder, self.etcd, self._envoy = folder, etcd, envoy
 
     async def read(self) -> Reading:
         """What both say now. Either may be away: this is looked at when something is wrong."""
@@ -66,7 +66,7 @@ class Watched:
         now = await self.read()
         try:
             answer = await self._envoy.get("/config_dump", timeout=10)
-            entry = await self._etcd.get(f"{PREFIX}policy/{service}")
+            entry = await self.etcd.get(f"{PREFIX}policy/{service}")
         except (httpx.HTTPError, EtcdUnavailable) as error:
             raise CannotStart(f"etcd or Envoy does not answer ({error!r}): see `shopmesh mesh`") from None
         seed = json.loads(resource(f"etcd/seed/policy/{service}.json").read_text())
@@ -87,7 +87,7 @@ class Watched:
         """By key below the prefix."""
         prefixes = ("endpoints/", "policy/", "status/controlplane/")
         try:
-            found = await asyncio.gather(*(self._etcd.get_prefix(PREFIX + prefix) for prefix in prefixes))
+            found = await asyncio.gather(*(self.etcd.get_prefix(PREFIX + prefix) for prefix in prefixes))
         except EtcdUnavailable:
             return None
         return {key.removeprefix(PREFIX): entry for each in found for key, entry in each.entries.items()}
