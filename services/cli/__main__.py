@@ -232,15 +232,15 @@ def mesh(context: click.Context, state: Path, once: bool, as_json: bool) -> None
     """Show the mesh, again each second until Ctrl-C: instances, health, breakers, calls and how they end.
 
     \b
-    state      READY or DRAINING as it registered in etcd; held: it vanished without a word and keeps its place until
-               it is known to be gone; drained: taken out by `shopmesh drain`
-    health     as Envoy sees it: well, failing checks, ejected, draining, not in Envoy (yet)
-    calls/s    tries that went to the instance, in the last second; failed/s of these broke off, ran out of time or
-               were answered UNAVAILABLE, INTERNAL and the like
-               of a service, failed/s are calls that Envoy had to answer itself, refused/s those that an instance
-               answered with another status than OK
-    p99 ms     of the calls answered in the last 5 s, streams left out
-    breaker    closed, or open and why: then Envoy answers UNAVAILABLE at once
+    state      of a service, its breaker: closed, or open and why; then Envoy answers UNAVAILABLE at once
+               of an instance, as it registered in etcd: READY or DRAINING; held: it vanished without a word and keeps
+               its place until it is known to be gone; drained: taken out by `shopmesh drain`;
+               then why Envoy sends it no calls: failing checks, ejected, draining, not in Envoy (yet)
+    calls/s    in the last second; to an instance, each try counts
+    failed     per second; of a service, calls that Envoy had to answer itself; of an instance, tries that broke off,
+               ran out of time or were answered UNAVAILABLE, INTERNAL and the like
+    refused    per second, answered by an instance with another status than OK
+    p99        of the calls answered in the last 5 s, streams left out
     policy     the revision in etcd that is applied; seed: there is no document, the defaults hold
     """  # noqa: D301  click reads \b as: as it stands
     from services.cli.mesh import show

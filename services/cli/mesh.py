@@ -186,26 +186,25 @@ def _fields(entry: Entry | None) -> dict[str, Any]:
 
 
 def table(services: list[Service]) -> Table:
-    """A line per service, and one per instance below it."""
+    """A line per service, with its policy and its breaker, and one per instance below it. Fits in 80 columns."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("service", "version", "state", "health"):
+    for heading in ("service", "version", "state"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("calls/s", "failed/s", "refused/s", "p99 ms"):
+    for heading in ("calls/s", "failed", "refused", "p99"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("breaker")
-    shown.add_column("policy")
     for service in services:
-        bad = service.breaker.startswith("open")
         shown.add_row(
-            service.service, "", "", "", _rate(service.calls_per_s), _rate(service.failed_per_s),
-            _rate(service.refused_per_s), "-" if service.p99_ms is None else f"{service.p99_ms:.0f}",
-            f"[red]{service.breaker}[/]" if bad else service.breaker, service.policy, style="bold",
+            service.service, f"policy {service.policy}", f"breaker {service.breaker}", _rate(service.calls_per_s),
+            _rate(service.failed_per_s), _rate(service.refused_per_s),
+            "-" if service.p99_ms is None else f"{service.p99_ms:.0f} ms",
+            style="bold red" if service.breaker.startswith("open") else "bold",
         )  # fmt: skip
         for each in service.instances:
-            style = "" if (each.state, each.health) == ("READY", "well") else "yellow"
+            well = each.health == "well" and each.state == "READY"
+            state = each.state if each.health in ("well", "-") else f"{each.state}, {each.health}"
             shown.add_row(
-                f"  {each.instance}", each.version, each.state, each.health, _rate(each.calls_per_s),
-                _rate(each.failed_per_s), "", "", "", "", style=style,
+                f"  {each.instance}", each.version, state, _rate(each.calls_per_s), _rate(each.failed_per_s), "", "",
+                style="" if well else "yellow",
             )  # fmt: skip
     return shown
 

@@ -62,5 +62,8 @@ def restart(state: Path, name: str) -> None:
 
 
 def _do(state: Path, what: str, **facts: object) -> None:
-    for said in ask(StateFolder(state.absolute()), what, **facts):
-        click.echo(said)
+    try:
+        for said in ask(StateFolder(state.absolute()), what, **facts):
+            click.echo(said)
+    except KeyboardInterrupt:
+        raise click.ClickException("not waited for; it goes on in the shop, see `shopmesh status`") from None
