@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Iterable
 
 from google.protobuf import json_format
 from mesh.v1 import registry_pb2
@@ -31,9 +32,10 @@ class StatusRecord:
         self._status.documents[document].CopyFrom(standing)
         self._news.set()
 
-    def tell_all(self, status: registry_pb2.Status) -> None:
-        """The whole of it."""
-        self._status.CopyFrom(status)
+    def tell_refusals(self, refusals: Iterable[registry_pb2.EnvoyRefusal]) -> None:
+        """What Envoys refuse now, all of it."""
+        del self._status.envoy_refusals[:]
+        self._status.envoy_refusals.extend(refusals)
         self._news.set()
 
     async def run(self) -> None:

@@ -9,16 +9,19 @@ import time
 import grpc
 import structlog
 import uvloop
+from mesh.v1 import registry_pb2
 
 from services.chassis import logs
 from services.chassis.etcd import Etcd
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
+from services.chassis.status import StatusRecord
 from services.controlplane import edge
-from services.controlplane.ads import DiscoveryService
+from services.controlplane.ads import DiscoveryService, Refusal
 from services.controlplane.contract import Contract
 from services.controlplane.control import Control
 from services.controlplane.kept import Kept
+from services.controlplane.latest import Latest
 from services.controlplane.resources import HostPort, Resources, Surroundings
 from services.controlplane.seeds import Seeds
 from services.controlplane.source import Source
@@ -46,10 +49,12 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
     control = Control(Resources(contract, surroundings), file, time.monotonic)
     etcd = Etcd(",".join(settings.etcd))
     kept = Kept(settings.state_dir / f"{settings.instance}-documents.json")
-    source = Source(etcd, PREFIX, services, seeds, kept)
+    status = StatusRecord(etcd, PREFIX, SERVICE, settings.instance)
+    source = Source(etcd, PREFIX, services, seeds, kept, status.tell)
 
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    DiscoveryService(control.snapshots).add_to(server)
+    discovery = DiscoveryService(control.snapshots)
+    discovery.add_to(server)
     edge.add_to(server, contract, control.models)
     try:
         server.add_insecure_port(settings.ads_listen)
@@ -63,12 +68,39 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(control.run(services)), group.create_task(source.follow(control.see))]
+        running = (
+            control.run(services),
+            source.follow(control.see),
+            status.run(),
+            _tell_refusals(discovery.refusals, status),
+        )
+        tasks = [group.create_task(each) for each in running]
         await stopped.wait()
         for task in tasks:
             task.cancel()
     await server.stop(GRACE_S)
+    await status.leave()
     await etcd.close()
+
+
+async def _tell_refusals(refusals: Latest[tuple[Refusal, ...]], status: StatusRecord) -> None:
+    """What Envoys refuse, as long as they do. Never ends."""
+    told, news = dict[Refusal, registry_pb2.EnvoyRefusal](), asyncio.Event()
+    with refusals.waking(news):
+        while True:
+            await news.wait()
+            news.clear()
+            now = refusals.value or ()
+            told = {refusal: told.get(refusal) or _told(refusal) for refusal in now}
+            status.tell_refusals(told.values())
+
+
+def _told(refusal: Refusal) -> registry_pb2.EnvoyRefusal:
+    message = registry_pb2.EnvoyRefusal(
+        node=refusal.node, type_url=refusal.kind.value, reason=f"{', '.join(refusal.names)}: {refusal.detail}"
+    )
+    message.time.GetCurrentTime()
+    return message
 
 
 def main() -> None:

@@ -28,6 +28,11 @@ class Documents[T]:
         self._parse = parse
         self._raw: dict[str, bytes] = {}
         self._revision = 0
+        self._standings: dict[str, registry_pb2.AppliedDocument] = {}
+
+    def standing(self, name: str) -> registry_pb2.AppliedDocument:
+        """Which revision of a document holds, and what was refused since."""
+        return self._standings.get(name, registry_pb2.AppliedDocument(revision=0))
 
     @property
     def raw(self) -> dict[str, bytes]:
@@ -41,7 +46,10 @@ class Documents[T]:
                 before, self.by_name = self.by_name, {}
                 raw, self._raw = self._raw, {}
                 for key, entry in event.entries.items():
-                    self._put(key, entry.value, before, raw)
+                    self._put(key, entry.value, entry.revision, before, raw)
+                self._standings = {
+                    name: standing for name, standing in self._standings.items() if self.prefix + name in event.entries
+                }
                 self.listed, self._revision = True, event.revision
             case Change() if event.revision <= self._revision:
                 pass
@@ -49,14 +57,19 @@ class Documents[T]:
                 name = event.key.removeprefix(self.prefix)
                 self.by_name.pop(name, None)
                 self._raw.pop(name, None)
+                self._standings.pop(name, None)
             case Change(value=bytes() as value):
-                self._put(event.key, value, self.by_name, self._raw)
+                self._put(event.key, value, event.revision, self.by_name, self._raw)
 
-    def _put(self, key: str, value: bytes, before: dict[str, T], raw: dict[str, bytes]) -> None:
+    def _put(self, key: str, value: bytes, revision: int, before: dict[str, T], raw: dict[str, bytes]) -> None:
         name = key.removeprefix(self.prefix)
         try:
             self.by_name[name], self._raw[name] = self._parse(name, value), value
+            self._standings[name] = registry_pb2.AppliedDocument(revision=revision)
         except BadDocument as error:
+            refused = registry_pb2.DocumentRefusal(revision=revision, reason=str(error))
+            refused.time.GetCurrentTime()
+            self._standings[name] = registry_pb2.AppliedDocument(revision=self.standing(name).revision, refused=refused)
             _log.error("document refused", key=key, error=str(error), kept=name in before)
             if name in before:
                 self.by_name[name], self._raw[name] = before[name], raw[name]
@@ -68,7 +81,17 @@ class Source:
     What operators wrote survives a wipe of etcd: the last copy of it, `kept`, is put back.
     """
 
-    def __init__(self, etcd: Etcd, prefix: str, services: Iterable[str], seeds: Seeds, kept: Kept) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        prefix: str,
+        services: Iterable[str],
+        seeds: Seeds,
+        kept: Kept,
+        tell: Callable[[str, registry_pb2.AppliedDocument], None],
+    ) -> None:
+        """`tell` hears of each policy, by its key below the prefix, which revision of it holds."""
+        self._tell = tell
         self._etcd = etcd
         self._seeded = f"{prefix}seeded"
         self._kept = kept
@@ -147,6 +170,8 @@ class Source:
 
     def _note_policies(self, _changed: str | None) -> None:
         self._seen = replace(self._seen, policies={**self._seeds.policies, **self._policies.by_name})
+        for service in self._services:
+            self._tell(f"policy/{service}", self._policies.standing(service))
 
     def _note_sampling(self, _changed: str | None) -> None:
         self._seen = replace(self._seen, sampling={**self._default_sampling, **self._sampling.by_name})

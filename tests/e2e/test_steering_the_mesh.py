@@ -9,8 +9,7 @@ from typing import Any
 import grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from tests.e2e.test_live_configuration import etcdctl
-from tests.support.shop import Shop
+from tests.support.shop import Shop, put
 from tests.support.waiting import eventually
 
 CANARY = "product@2.0-test"
@@ -90,7 +89,7 @@ async def test_an_explanation_tells_what_envoy_does_and_who_asked_for_it(shop: S
         shop, "mesh", "explain", "order", "inventory"
     )
     try:
-        etcdctl(shop, "put", "/shop/policy/inventory", '{"circuit_breaker": {"max_requests": 77}}')
+        await put(shop, "/shop/policy/inventory", '{"circuit_breaker": {"max_requests": 77}}')
 
         async def explained() -> bool:
             told = await does(shop, "mesh", "explain", "order", "inventory")
@@ -98,14 +97,14 @@ async def test_an_explanation_tells_what_envoy_does_and_who_asked_for_it(shop: S
 
         await eventually(explained, "the new limit")
 
-        etcdctl(shop, "put", "/shop/policy/inventory", '{"circuit_breaker": {"max_requests": 0}}')
+        await put(shop, "/shop/policy/inventory", '{"circuit_breaker": {"max_requests": 0}}')
 
         async def told_to_differ() -> bool:
             return "77 (asked for 0)" in await does(shop, "mesh", "explain", "order", "inventory")
 
         await eventually(told_to_differ, "what Envoy goes on with, and what it was asked for")
     finally:
-        etcdctl(shop, "del", "/shop/policy/inventory")
+        await does(shop, "policy", "unset", "inventory")
 
 
 async def test_what_cannot_be_done_is_one_line(shop: Shop) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from services.chassis.etcd import Etcd
 from services.cli.stack import remove
 from tests.support.ports import free_ports
 from tests.support.waiting import DEADLINE_S
@@ -119,6 +120,13 @@ def stop(shop: Shop) -> float:
     shop.supervisor.send_signal(signal.SIGINT)
     shop.supervisor.wait(DEADLINE_S)
     return time.monotonic() - begun
+
+
+async def put(shop: Shop, key: str, document: str) -> None:
+    """Writes to etcd past the command, so unchecked."""
+    etcd = Etcd(f"127.0.0.1:{shop.ports['etcd']}")
+    await etcd.put(key, document.encode())
+    await etcd.close()
 
 
 def _wait_until_ready(supervisor: subprocess.Popen[str], said: list[str]) -> None:

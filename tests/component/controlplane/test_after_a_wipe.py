@@ -48,7 +48,7 @@ async def following(server: EtcdServer, *files: Path) -> AsyncIterator[list[list
         def see(seen: Seen, believed: list[float] = believed) -> None:
             believed.append(seen.policies["product"].health_check.interval.ToSeconds() + seen.sampling["inventory"])
 
-        source = Source(connection, "/shop/", SERVICES, seeds, Kept(file))
+        source = Source(connection, "/shop/", SERVICES, seeds, Kept(file), dict[str, object]().__setitem__)
         tasks.append(asyncio.create_task(source.follow(see)))
         told.append(believed)
     try:

@@ -126,6 +126,22 @@ def test_the_last_good_document_stays_when_a_bad_one_comes() -> None:
     assert documents.by_name == {"a": 1}
 
 
+def test_it_is_told_which_revision_holds_and_which_was_refused() -> None:
+    documents, told = numbers(), list[tuple[int, int]]()
+    for event in (
+        Snapshot(4, {"/n/a": Entry(b"1", 3)}),
+        Change("/n/a", b"bad", 5),
+        Change("/n/b", b"2", 6),
+        Change("/n/a", b"1", 7),
+        Change("/n/a", None, 8),
+        Snapshot(9, {}),
+    ):
+        documents.take(event)
+        told.append((documents.standing("a").revision, documents.standing("a").refused.revision))
+
+    assert told == [(3, 0), (3, 5), (3, 5), (7, 0), (0, 0), (0, 0)]
+
+
 def test_a_new_list_replaces_the_old_one_but_not_by_bad_documents() -> None:
     documents = numbers()
     documents.take(Snapshot(1, {"/n/a": Entry(b"1", 1), "/n/b": Entry(b"2", 1)}))
