@@ -11,7 +11,7 @@ from services.chassis import logs
 from services.chassis.etcd import Change, Etcd, EtcdUnavailable, Snapshot, patiently
 from services.chassis.patience import describe
 
-LAST_WORD_S = 2.0
+LAST_WORD_S = 1.5
 """How long draining and leaving may take: a process that ends does not wait for an etcd that is away."""
 
 log = logs.get()
@@ -67,21 +67,29 @@ class Registration:
         """Says that this instance takes nothing new. An etcd that is away does not hold it up."""
         self._endpoint.state = registry_pb2.Endpoint.STATE_DRAINING
         try:
-            async with asyncio.timeout(LAST_WORD_S), self._writing:
-                if self._lease is not None:
-                    await self._etcd.put(self._key, self._record(), lease=self._lease)
-        except (EtcdUnavailable, TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await patiently("draining")(self._put)
+        except TimeoutError:
             log.warning("draining could not be announced", key=self._key)
 
     async def leave(self) -> None:
         """Takes the record away, unless another process of the same name has put its own there."""
         try:
-            async with asyncio.timeout(LAST_WORD_S), self._writing:
-                if self._lease is not None:
-                    lease, self._lease = self._lease, None
-                    await self._etcd.revoke(lease)
-        except (EtcdUnavailable, TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await patiently("leaving")(self._revoke)
+        except TimeoutError:
             log.warning("the record stays until its lease ends", key=self._key)
+
+    async def _put(self) -> None:
+        async with self._writing:
+            if self._lease is not None:
+                await self._etcd.put(self._key, self._record(), lease=self._lease)
+
+    async def _revoke(self) -> None:
+        async with self._writing:
+            if self._lease is not None:
+                await self._etcd.revoke(self._lease)
+                self._lease = None
 
     async def _register(self) -> None:
         async with self._writing:

@@ -15,7 +15,7 @@ from tests.support.servers import Server
 
 
 class EtcdServer(Server):
-    """A member on 127.0.0.1, alone if nobody says otherwise; `endpoint` is what SHOPMESH_ETCD takes."""
+    """A member on 127.0.0.1, alone if nobody says otherwise."""
 
     ports = 2
 
@@ -26,6 +26,11 @@ class EtcdServer(Server):
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def endpoints(self) -> str:
+        """Of all members: what SHOPMESH_ETCD takes."""
+        return ",".join(member.endpoint for member in self.members)
 
     @override
     def command(self) -> Sequence[str | Path]:

@@ -235,6 +235,23 @@ def etcd_frozen(outage_s: float) -> Fault:
     return fault
 
 
+async def member_killed(fleet: Fleet, load: Load) -> str:
+    """One of three members of etcd is killed, the one that is asked first; an instance is restarted meanwhile."""
+    fleet.mesh.etcd.kill()
+    await _replace(fleet, "a")
+    await load.seconds(OUTAGE_S)
+    await asyncio.to_thread(fleet.mesh.etcd.start)
+    return ""
+
+
+async def member_frozen(fleet: Fleet, load: Load) -> str:
+    """One of three members of etcd hangs for longer than leases live, the one that is asked first."""
+    fleet.mesh.etcd.freeze()
+    await load.seconds(15)
+    fleet.mesh.etcd.thaw()
+    return ""
+
+
 # --- Envoy ---------------------------------------------------------------------------------------------------------
 async def envoy_swapped(fleet: Fleet, load: Load) -> str:
     """Envoy is replaced by another one on the same ports."""
@@ -288,3 +305,4 @@ LONG: dict[Fault, Price] = {
     envoy_killed_without_control_plane: Price.OPEN,
     etcd_stopped(600): Price.NOTHING,
 }
+OF_THREE: dict[Fault, Price] = {member_killed: Price.NOTHING, member_frozen: Price.NOTHING}

@@ -38,7 +38,7 @@ class Instance(Server):
 
     @override
     def command(self) -> Sequence[str | Path]:
-        settings = [f"SHOPMESH_ETCD={self._fleet.mesh.etcd.endpoint}", f"EXECUTED={self._fleet.executed}"]
+        settings = [f"SHOPMESH_ETCD={self._fleet.mesh.etcd.endpoints}", f"EXECUTED={self._fleet.executed}"]
         services = [f"{service}={port}" for service, port in self._ports.items()]
         here = f"PYTHONPATH={Path(__file__).parents[2]}"
         return ["env", here, *settings, sys.executable, "-m", "tests.support.echo", self.name, *services]
@@ -127,9 +127,9 @@ _NEVER = 4_000_000_000
 
 
 @asynccontextmanager
-async def running_fleet() -> AsyncIterator[Fleet]:
+async def running_fleet(*, etcd_members: int = 1) -> AsyncIterator[Fleet]:
     """A mesh with all instances; all of it is gone in the end."""
-    with TemporaryDirectory(prefix="shopmesh-test-fleet-") as folder, running_mesh() as mesh:
+    with TemporaryDirectory(prefix="shopmesh-test-fleet-") as folder, running_mesh(etcd_members=etcd_members) as mesh:
         fleet = Fleet(mesh, Path(folder))
         try:
             for name in NAMES:

@@ -18,7 +18,7 @@ from typing import override
 import httpx
 
 from services.files import resource
-from tests.support.etcd import EtcdServer, running_etcd
+from tests.support.etcd import EtcdServer, running_etcds
 from tests.support.issuer import Issuer, running_issuer
 from tests.support.servers import Server
 from tests.support.waiting import DEADLINE_S, eventually
@@ -119,7 +119,7 @@ class Instance:
         self.name = name
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.echo", name, *services],
-            env={**os.environ, "SHOPMESH_ETCD": etcd.endpoint},
+            env={**os.environ, "SHOPMESH_ETCD": etcd.endpoints},
         )
 
     def end(self) -> None:
@@ -169,11 +169,11 @@ class Mesh:
 
 
 @contextmanager
-def running_mesh(otlp_endpoint: str = "") -> Iterator[Mesh]:
-    """Etcd, issuer, control plane and Envoy, without services."""
+def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1) -> Iterator[Mesh]:
+    """Etcd, issuer, control plane and Envoy, without services. Its `etcd` is the member that everybody asks first."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="shopmesh-test-mesh-")))
-        etcd = stack.enter_context(running_etcd())
+        etcd, *_ = stack.enter_context(running_etcds(etcd_members))
         issuer = stack.enter_context(running_issuer())
         for part in ("controlplane", "envoy"):
             (folder / part).mkdir()
@@ -182,7 +182,7 @@ def running_mesh(otlp_endpoint: str = "") -> Iterator[Mesh]:
             "SHOPMESH_INSTANCE": "controlplane",
             "SHOPMESH_EDGE_LISTEN": envoy.edge,
             "SHOPMESH_MESH_LISTEN": envoy.mesh,
-            "SHOPMESH_ETCD": etcd.endpoint,
+            "SHOPMESH_ETCD": etcd.endpoints,
             "SHOPMESH_ISSUER": issuer.url,
             "SHOPMESH_JWKS_URL": issuer.jwks_url,
             "SHOPMESH_OTLP_ENDPOINT": otlp_endpoint,
