@@ -1,15 +1,19 @@
 """Channels to other services of the mesh: by name, through Envoy, with our own token and what is left of the time."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Self, cast
 
 import grpc
 from google.protobuf import descriptor_pool
-from grpc.aio import AioRpcError, ClientCallDetails, Metadata
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+from opentelemetry.trace import Span
+from opentelemetry.util.types import AttributeValue
 
-from services.chassis import errors, tracing
+from services.chassis import errors
 from services.chassis.auth import AUTHORIZATION, IdentityUnavailable, Rule, ServiceToken
 from services.chassis.interceptors import time_left
+from services.chassis.tracing import HEADER, begun, current_traceparent, ended, rpc_attributes, traceparent_of
 
 _OPTIONS = (
     # gRPC's own back-off grows to two minutes: far longer than Envoy is ever away.
@@ -20,51 +24,98 @@ _OPTIONS = (
 )
 
 
+_FAULTS = frozenset(StatusCode) - {StatusCode.OK}
+"""To the one who asked, whatever is not OK is an error (semantic conventions for gRPC)."""
+
+
 def channel(
     mesh_address: str, service: str, token: ServiceToken, domain: str, default_s: Callable[[], float]
 ) -> grpc.aio.Channel:
     """To whatever instances of `service` there are. Calls raise AioRpcError, also when we cannot get a token."""
-    return grpc.aio.insecure_channel(
-        mesh_address,
-        options=[*_OPTIONS, ("grpc.default_authority", service)],
-        interceptors=[Outgoing(token, domain, default_s), *tracing.tracing.client_interceptors()],
-    )
+    channel = grpc.aio.insecure_channel(mesh_address, options=[*_OPTIONS, ("grpc.default_authority", service)])
+    return cast("grpc.aio.Channel", _Outgoing(channel, service, token, domain, default_s))
 
 
-class Outgoing(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
-    """Gives every call what it has to carry.
+class _Outgoing:
+    """Stands in for a channel when generated code makes its stubs, and gives every call what it has to carry.
 
     A unary call ends with the call that we serve, or after the default deadline where there is none; a stream has the
-    deadline that it is given.
+    deadline that it is given. (An interceptor of grpc.aio would cost two tasks a call.)
     """
 
-    def __init__(self, token: ServiceToken, domain: str, default_s: Callable[[], float]) -> None:
-        self._token, self._domain, self._default_s = token, domain, default_s
-        self._public: dict[str | bytes, bool] = {}
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        service: str,
+        token: ServiceToken,
+        domain: str,
+        default_s: Callable[[], float],
+    ) -> None:
+        self._channel, self._service, self._token, self._domain, self._default_s = (
+            channel, service, token, domain, default_s,
+        )  # fmt: skip
 
-    async def intercept_unary_unary(
-        self, continuation: Callable[..., Any], client_call_details: ClientCallDetails, request: object
-    ) -> Any:  # noqa: ANN401
-        left = time_left()
-        left = self._default_s() if left is None else left
-        timeout = client_call_details.timeout
-        timeout = left if timeout is None else min(timeout, left)
-        return await continuation(await self._carrying(client_call_details, timeout), request)
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def intercept_unary_stream(
-        self, continuation: Callable[..., Any], client_call_details: ClientCallDetails, request: object
-    ) -> Any:  # noqa: ANN401
-        details = await self._carrying(client_call_details, client_call_details.timeout)
-        return await continuation(details, request)
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
-    async def _carrying(self, details: ClientCallDetails, timeout: float | None) -> ClientCallDetails:
-        metadata = Metadata(*(details.metadata or ()))
-        if not self._is_public(details.method):
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def unary_unary(self, method: str, *args: Any, **options: Any) -> Callable[..., Awaitable[Any]]:
+        invoke = self._channel.unary_unary(method, *args, **options)
+        public, attributes = _is_public(method), self._attributes(method)
+
+        async def call(request: Any, *, timeout: float | None = None) -> Any:  # noqa: ANN401  as gRPC has it
+            left = time_left()
+            left = self._default_s() if left is None else left
+            asked, code = begun(method, attributes), StatusCode.CANCELLED
+            try:
+                answer = await invoke(
+                    request,
+                    timeout=left if timeout is None else min(timeout, left),
+                    metadata=await self._carried(asked, public),
+                )
+                code = StatusCode.OK
+            except AioRpcError as error:
+                code = error.code()
+                raise
+            finally:
+                if asked:
+                    ended(asked, code, _FAULTS)
+            return answer
+
+        return call
+
+    def unary_stream(self, method: str, *args: Any, **options: Any) -> Callable[..., AsyncIterator[Any]]:
+        invoke = self._channel.unary_stream(method, *args, **options)
+        public, attributes = _is_public(method), self._attributes(method)
+
+        async def call(request: Any, *, timeout: float | None = None) -> AsyncIterator[Any]:  # noqa: ANN401
+            asked, code = begun(method, attributes), StatusCode.CANCELLED
+            try:
+                metadata = await self._carried(asked, public)
+                async for answer in invoke(request, timeout=timeout, metadata=metadata):
+                    yield answer
+                code = StatusCode.OK
+            except AioRpcError as error:
+                code = error.code()
+                raise
+            finally:
+                if asked:
+                    ended(asked, code, _FAULTS)
+
+        return call
+
+    async def _carried(self, asked: Span | None, public: bool) -> Metadata:
+        metadata = Metadata()
+        if not public:
             metadata.add(AUTHORIZATION, await self._own_token())
-        # OpenTelemetry adds its own where it makes a span for this call.
-        if not tracing.recorded() and (traceparent := tracing.current_traceparent()):
-            metadata.add(tracing.HEADER, traceparent)
-        return ClientCallDetails(details.method, timeout, metadata, details.credentials, details.wait_for_ready)
+        if traceparent := traceparent_of(asked) if asked else current_traceparent():
+            metadata.add(HEADER, traceparent)
+        return metadata
 
     async def _own_token(self) -> str:
         try:
@@ -74,8 +125,10 @@ class Outgoing(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientI
             trailing = Metadata((errors.DETAILS_KEY, status.SerializeToString()))
             raise AioRpcError(errors.code_of(status), Metadata(), trailing, status.message) from refusal
 
-    def _is_public(self, method: Any) -> bool:  # noqa: ANN401  typed as text, bytes in truth
-        if (public := self._public.get(method)) is None:
-            name = (method.decode() if isinstance(method, bytes) else method).removeprefix("/").replace("/", ".")
-            public = self._public[method] = Rule.of(descriptor_pool.Default().FindMethodByName(name)).public
-        return public
+    def _attributes(self, method: str) -> dict[str, AttributeValue]:
+        return {**rpc_attributes(method), "server.address": self._service}
+
+
+def _is_public(method: str) -> bool:
+    name = method.removeprefix("/").replace("/", ".")
+    return Rule.of(descriptor_pool.Default().FindMethodByName(name)).public

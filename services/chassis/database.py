@@ -20,6 +20,7 @@ import orjson
 from services.chassis import logs
 from services.chassis.patience import QUIET, describe, pause_s
 from services.chassis.settings import CannotStart
+from services.chassis.statements import TracedConnection
 from services.refusals import Unavailable
 
 type Connection = asyncpg.Connection[Record]
@@ -245,6 +246,7 @@ class Database:
             connection = await asyncpg.connect(
                 self._url,
                 timeout=CONNECT_S,
+                connection_class=TracedConnection,
                 max_cached_statement_lifetime=0,  # else a timer per statement
                 server_settings=_SERVER_SETTINGS,
             )

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError, ServicerContext
+from opentelemetry.trace import Span
 
 from services.chassis import errors, logs, tracing
 from services.chassis.messages import violations
@@ -64,7 +65,7 @@ class Call:
     async def refuse(self, status: status_pb2.Status) -> None:
         """Answers with this status. Afterwards the handler only has to return."""
         self.code, self.reason = errors.code_of(status), errors.reason_of(status)
-        # gRPC has sent the status and ends the call when the handler returns; who traces sees no exception.
+        # gRPC has sent the status and ends the call when the handler returns.
         with suppress(AbortError):
             details = (errors.DETAILS_KEY, status.SerializeToString())
             await self.context.abort(self.code, status.message, (details,))
@@ -138,8 +139,8 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
     @asynccontextmanager
     async def around(call: Call) -> AsyncIterator[None]:
         traceparent = call.metadata.get(tracing.HEADER)
-        tracing.adopt(traceparent if isinstance(traceparent, str) else None)
-        with _told(call):
+        span = tracing.serving(call.method, traceparent if isinstance(traceparent, str) else None)
+        with _told(call, span):
             limit = _limit(call, default_s)
             try:
                 async with limit:
@@ -157,8 +158,8 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
 
 
 @contextmanager
-def _told(call: Call) -> Iterator[None]:
-    """One line per call."""
+def _told(call: Call, span: Span | None) -> Iterator[None]:
+    """One line per call, and the end of its span."""
     try:
         yield
     except (asyncio.CancelledError, GeneratorExit):
@@ -174,6 +175,8 @@ def _told(call: Call) -> Iterator[None]:
             ms=round((time.monotonic() - call.started) * 1000, 3),
             caller=call.caller,
         )
+        if span:
+            tracing.ended(span, call.code)
 
 
 def _limit(call: Call, default_s: Callable[[], float]) -> asyncio.Timeout:

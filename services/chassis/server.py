@@ -30,7 +30,7 @@ from services.chassis.registry import Registration
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
-from services.chassis.tracing import suppress_instrumentation, tracing
+from services.chassis.tracing import tracing
 from services.files import resource
 
 HEARD_S = 0.2
@@ -85,10 +85,7 @@ def guarded_server(
 ) -> grpc.aio.Server:
     """A server with everything around its calls; `rules` may still be filled when servicers are added."""
     around = Around(surroundings(domain, default_s), admission(tokens, rules))
-    return grpc.aio.server(
-        interceptors=[*tracing.server_interceptors(), around],
-        options=SERVER_OPTIONS,
-    )
+    return grpc.aio.server(interceptors=[around], options=SERVER_OPTIONS)
 
 
 def add_guarded[S](server: grpc.aio.Server, add_servicer_to_server: Add[S], servicer: S) -> dict[str, Rule]:
@@ -185,15 +182,12 @@ class Process[C: Message]:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, starting.cancel)
-        # Polling a table is no trace; a span that a task opens itself is.
-        with suppress_instrumentation():
-            self.background("configuration", self.config.run)
-            self.background("status", self._status.run)
-            await wire(self)
+        self.background("configuration", self.config.run)
+        self.background("status", self._status.run)
+        await wire(self)
         address = await self._start()
         registration = self._registration(address)
-        with suppress_instrumentation():
-            self.background("registration", registration.run)
+        self.background("registration", registration.run)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         log.info("ready", address=address, version=self.settings.version)

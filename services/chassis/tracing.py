@@ -1,22 +1,19 @@
 """OpenTelemetry, cheap for what nobody samples: such calls get no span, but their ids go on in logs, rows and headers.
 
-Whether a trace is recorded is decided once, at its root (the edge, or here for what does not come from it); the
-instrumentation of gRPC is asked only for calls whose `traceparent` says so, that of asyncpg is suppressed elsewhere.
+Whether a trace is recorded is decided once, at its root (the edge, or here for what does not come from it). The spans
+of rpcs and statements are our own: the libraries that instrument gRPC and asyncpg cost a multiple (ADR 0009).
 """
 
-import contextvars
 import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import grpc
+from grpc import StatusCode
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, TraceFlags, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from services.chassis.settings import Settings
@@ -24,17 +21,30 @@ from services.chassis.settings import Settings
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["SpanKind", "Tracing", "adopt", "current_traceparent", "span", "suppress_instrumentation", "trace_id"]
+__all__ = ["SpanKind", "Tracing", "begun", "current_traceparent", "ended", "serving", "span", "trace_id", "tracing"]
 
 HEADER = "traceparent"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+_NOTHING = otel.Context()
+_ERROR = Status(trace.StatusCode.ERROR)
+_FAULTS = frozenset(
+    {
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    }
+)
+"""What is an error of the one who serves; a refusal is none (semantic conventions for gRPC)."""
 
 
 class Tracing:
     """What this process does with spans. One per process; `None` endpoint: nothing is recorded, ids still flow.
 
-    SDK, exporter and instrumentation are imported when there is somewhere to send spans to: they would be a tenth of
+    SDK and exporter are imported when there is somewhere to send spans to: they would be a tenth of
     a process's memory and a quarter of the time that it takes to start.
     """
 
@@ -42,12 +52,12 @@ class Tracing:
         self.sampling_percent = 100.0
         """Of traces that begin here; may change at any time."""
         self.provider: TracerProvider | None = None
+        self.tracer: Tracer | None = None
 
     def export(self, settings: Settings) -> None:
         """From now on sampled spans go to the OTLP endpoint, if there is one."""
         if not settings.otlp_endpoint:
             return
-        from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -68,60 +78,72 @@ class Tracing:
         self.provider.add_span_processor(
             BatchSpanProcessor(exporter, max_queue_size=16384, schedule_delay_millis=500, export_timeout_millis=2000)
         )
-        AsyncPGInstrumentor().instrument(tracer_provider=self.provider)  # type: ignore[no-untyped-call]
+        self.tracer = self.provider.get_tracer("services.chassis")
 
     def close(self) -> None:
         """Sends what is left; blocks for 2 s at most."""
         if self.provider is not None:
-            from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
-
-            AsyncPGInstrumentor().uninstrument()  # type: ignore[no-untyped-call]
             self.provider.shutdown()
-            self.provider = None
-
-    def server_interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        """OpenTelemetry's, for calls that are sampled."""
-        if self.provider is None:
-            return []
-        from opentelemetry.instrumentation.grpc import aio_server_interceptor
-
-        return [aio_server_interceptor(self.provider, self._serves)]  # type: ignore[no-untyped-call]
-
-    def client_interceptors(self) -> list[grpc.aio.ClientInterceptor]:
-        """OpenTelemetry's, for calls made under a span that is recorded."""
-        if self.provider is None:
-            return []
-        from opentelemetry.instrumentation.grpc import aio_client_interceptors
-
-        return list(aio_client_interceptors(self.provider, lambda _: recorded()))  # type: ignore[no-untyped-call]
+            self.provider = self.tracer = None
 
     def begins(self) -> bool:
         """Whether a trace that begins here shall be recorded."""
-        return self.provider is not None and random.random() * 100 < self.sampling_percent  # noqa: S311
-
-    def _serves(self, details: grpc.HandlerCallDetails) -> bool:
-        if details.method.startswith("/grpc."):  # health checks come by the second
-            return False
-        for key, value in details.invocation_metadata:
-            if key == HEADER and (remote := _parsed(value)):
-                return remote.trace_flags.sampled
-        return self.begins()
+        return self.tracer is not None and random.random() * 100 < self.sampling_percent  # noqa: S311
 
 
 tracing = Tracing()
 
 
-def adopt(traceparent: str | None) -> None:
-    """In the task of a call: takes the caller's ids, or new ones, unless a recorded span is there already."""
-    if recorded():
-        return
-    remote = _parsed(traceparent) if traceparent else None
-    otel.attach(_silent(remote or _new_ids()))
+def serving(method: str, traceparent: str | None) -> Span | None:
+    """In the task of a call that is served: from now on we are in its trace, or in a new one.
+
+    Returns its span, to be `ended`; None when the trace is not recorded.
+    """
+    above = _parsed(traceparent) if traceparent else None
+    recorded = above.trace_flags.sampled if above else tracing.begins()
+    if tracing.tracer is None or not recorded:
+        otel.attach(_at(NonRecordingSpan(above or _new_ids())))
+        return None
+    under = _at(NonRecordingSpan(above)) if above else _NOTHING
+    started = tracing.tracer.start_span(method, under, SpanKind.SERVER, rpc_attributes(method))
+    otel.attach(_at(started))
+    return started
+
+
+def begun(name: str, attributes: Mapping[str, AttributeValue]) -> Span | None:
+    """A span for what is asked of others, to be ended. None unless we are in a span that is recorded."""
+    if tracing.tracer is None or not recorded():
+        return None
+    return tracing.tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+
+
+def recorded() -> bool:
+    """Whether we are in a span that is recorded."""
+    return trace.get_current_span().is_recording()
+
+
+def ended(span: Span, code: StatusCode, faults: frozenset[StatusCode] = _FAULTS) -> None:
+    """Ends the span of an rpc: it failed if the code is one of `faults`."""
+    span.set_attribute("rpc.grpc.status_code", code.value[0])
+    if code in faults:
+        span.set_status(_ERROR)
+    span.end()
+
+
+def rpc_attributes(method: str) -> dict[str, AttributeValue]:
+    """Of `/package.Service/Method`."""
+    _, service, name = method.split("/")
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
 
 def current_traceparent() -> str | None:
     """What to hand on, in a header or a row: W3C trace context of the span that we are in."""
-    at = trace.get_current_span().get_span_context()
+    return traceparent_of(trace.get_current_span())
+
+
+def traceparent_of(span: Span) -> str | None:
+    """W3C trace context; None for a span without ids."""
+    at = span.get_span_context()
     return f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}" if at.is_valid else None
 
 
@@ -145,27 +167,16 @@ def span(
     remote = _parsed(parent) if parent else None
     above = remote or trace.get_current_span().get_span_context()
     recorded = above.trace_flags.sampled if above.is_valid else tracing.begins()
-    if tracing.provider is None or not recorded:
-        token = otel.attach(_silent(above if above.is_valid else _new_ids()))
+    if tracing.tracer is None or not recorded:
+        token = otel.attach(_at(NonRecordingSpan(above if above.is_valid else _new_ids())))
         try:
             yield trace.get_current_span()
         finally:
             otel.detach(token)
         return
-    # From an empty context: whoever runs us may have suppressed the instrumentation.
-    under = trace.set_span_in_context(NonRecordingSpan(above), otel.Context()) if above.is_valid else otel.Context()
-    tracer = tracing.provider.get_tracer("services.chassis")
-    token = otel.attach(under)
-    try:
-        with tracer.start_as_current_span(name, under, kind, attributes) as started:
-            yield started
-    finally:
-        otel.detach(token)
-
-
-def recorded() -> bool:
-    """Whether we are in a span that is recorded."""
-    return trace.get_current_span().is_recording()
+    under = _at(NonRecordingSpan(above)) if above.is_valid else _NOTHING
+    with tracing.tracer.start_as_current_span(name, under, kind, attributes) as started:
+        yield started
 
 
 def _parsed(traceparent: Any) -> SpanContext | None:  # noqa: ANN401  metadata may be bytes
@@ -185,15 +196,5 @@ def _new_ids() -> SpanContext:
     )
 
 
-def _silent(at: SpanContext) -> otel.Context:
-    """A context that carries ids and in which the instrumentation of libraries does nothing."""
-    return trace.set_span_in_context(NonRecordingSpan(at), _suppressed())
-
-
-@cache
-def _suppressed() -> otel.Context:
-    def suppressed() -> otel.Context:
-        with suppress_instrumentation():
-            return otel.get_current()
-
-    return contextvars.Context().run(suppressed)
+def _at(span: Span) -> otel.Context:
+    return trace.set_span_in_context(span, _NOTHING)

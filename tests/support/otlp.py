@@ -55,8 +55,7 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 
 def _span(service: str, span: trace_pb2.Span) -> Span:
     attributes = {
-        each.key: each.value.string_value or str(each.value.int_value or each.value.bool_value)
-        for each in span.attributes
+        each.key: str(getattr(each.value, each.value.WhichOneof("value") or "string_value")) for each in span.attributes
     }
     kind = trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_")
     status = trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_")

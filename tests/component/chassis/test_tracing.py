@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import grpc
 import pytest
+from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from services.chassis.database import Database
 from services.chassis.settings import Settings
@@ -15,12 +18,15 @@ from tests.support.issuer import Issuer
 from tests.support.otlp import Receiver, Span, receiving
 from tests.support.postgres import Postgres
 from tests.support.refused import outcome
-from tests.support.ruled_echo import Echo, EchoStub, Text, add_echo
+from tests.support.ruled_echo import SERVICE, Echo, EchoStub, Text, add_echo
 from tests.support.serving import serving_at
 from tests.support.waiting import eventually
 
 TRACE, CALLER = "a" * 32, "b" * 16
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
+
+CODE = "rpc.grpc.status_code"
+RPC = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "Say", CODE: "0"}
 
 
 class MugNotFound(NotFound):
@@ -75,7 +81,7 @@ async def test_one_trace_leads_through_service_database_and_the_next_service(
 
         async def handler(request: Any, context: Any) -> Any:
             if request.text == "outer":
-                await database.fetchval("select 1")
+                await database.fetchval("select $1::int", 1)
                 await onward.Say(Text(text="inner"))
             return request
 
@@ -83,15 +89,78 @@ async def test_one_trace_leads_through_service_database_and_the_next_service(
         await say(traced, SAMPLED)
     await database.close()
 
-    by_id = {each.span_id: each for each in await ended(receiver, 4)}
-    kinds = {each.kind: each for each in by_id.values()}
-    inner = next(each for each in by_id.values() if each.kind == "SERVER" and each.parent_id != CALLER)
-    outer = next(each for each in by_id.values() if each.parent_id == CALLER)
-    assert len(by_id) == 4
-    assert by_id[inner.parent_id].kind == "CLIENT"
-    assert by_id[inner.parent_id].parent_id == outer.span_id
-    assert any(each.attributes.get("db.system") == "postgresql" for each in by_id.values())
-    assert kinds["SERVER"].service == "echo"
+    found = await ended(receiver, 4)
+    (outer,) = (each for each in found if each.parent_id == CALLER)
+    sql, asked = sorted((each for each in found if each.parent_id == outer.span_id), key=lambda each: len(each.name))
+    (inner,) = (each for each in found if each.parent_id == asked.span_id)
+    server = urlsplit(postgres.url("postgres"))
+    for rpc, kind, more in (outer, "SERVER", {}), (asked, "CLIENT", {"server.address": "echo"}), (inner, "SERVER", {}):
+        assert (rpc.name, rpc.kind, rpc.service, rpc.status) == (f"/{SERVICE}/Say", kind, "echo", "UNSET")
+        assert rpc.attributes == RPC | more
+    assert (sql.name, sql.kind, sql.status) == ("select", "CLIENT", "UNSET")
+    assert sql.attributes == {
+        "db.system.name": "postgresql",
+        "db.namespace": "postgres",
+        "db.query.text": "select $1::int",
+        "server.address": server.hostname,
+        "server.port": str(server.port),
+    }
+
+
+async def test_statements_of_a_transaction_have_spans_and_say_how_they_failed(
+    receiver: Receiver, postgres: Postgres
+) -> None:
+    database = await Database.connect(postgres.url("postgres"))
+    with span("settle", parent=SAMPLED), pytest.raises(asyncpg.DivisionByZeroError):
+        async with database.transaction() as connection:
+            await connection.fetch("select 1 / $1::int", 0)
+    await database.fetchval("select 'in no span'")
+    await database.close()
+
+    settle, *statements = sorted(await ended(receiver, 4), key=lambda each: each.parent_id != CALLER)
+    assert settle.name == "settle"
+    assert {each.name: (each.status, each.attributes.get("error.type")) for each in statements} == {
+        "begin": ("UNSET", None),
+        "select": ("ERROR", "22012"),
+        "rollback": ("UNSET", None),
+    }
+
+
+async def test_to_the_one_who_asks_a_refusal_is_an_error(
+    receiver: Receiver, traced: str, echo: Echo, issuer: Issuer
+) -> None:
+    async def refuse(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield request
+        raise MugNotFound
+
+    echo.watch = refuse
+    async with calling(traced, issuer) as onward:
+        with span("ask", parent=SAMPLED):
+            assert (await outcome(onward.Say(Text(text="longer than ten")))).code is grpc.StatusCode.INVALID_ARGUMENT
+            with pytest.raises(grpc.aio.AioRpcError):
+                [_ async for _ in onward.Watch(Text())]
+
+    found = await ended(receiver, 5)
+    told = {(each.kind, each.attributes.get("rpc.grpc.status_code"), each.status) for each in found}
+    assert told == {
+        ("INTERNAL", None, "UNSET"),
+        ("CLIENT", "3", "ERROR"),
+        ("SERVER", "3", "UNSET"),
+        ("CLIENT", "5", "ERROR"),
+        ("SERVER", "5", "UNSET"),
+    }
+
+
+async def test_the_spans_of_opentelemetrys_own_client_are_continued(receiver: Receiver, traced: str) -> None:
+    theirs = aio_client_interceptors(tracing.provider)  # type: ignore[no-untyped-call]
+    async with grpc.aio.insecure_channel(traced, interceptors=theirs) as channel:
+        with span("outside", parent=SAMPLED):
+            await EchoStub(channel).Say(Text(text="hi"))
+
+    by_kind = {each.kind: each for each in await ended(receiver, 3)}
+    client, server = by_kind["CLIENT"], by_kind["SERVER"]
+    assert (server.parent_id, server.name) == (client.span_id, client.name)
+    assert client.attributes.items() >= {key: value for key, value in RPC.items() if key != CODE}.items()
 
 
 async def test_what_is_not_sampled_makes_no_span_and_hands_its_ids_on(
