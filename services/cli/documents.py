@@ -9,13 +9,13 @@ import difflib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from services.cli.editing import changed_meanwhile, kept, page, pretty, without_comments
 from services.cli.options import with_state
 from services.cli.process import CannotStart
 from services.cli.settings import SERVICES
@@ -242,65 +242,34 @@ def edit(ctx: click.Context, state: Path, service: str) -> None:
     from services.cli.revisions import read, write, written
 
     kind, (service,) = _kind(ctx), _services(service)
+    seed, refused, note = _whole(kind, service, None), False, ""
     held = _with_etcd(state, lambda etcd: read(etcd, kind, [service]))[service]
-    text = _page(kind, service, held, _pretty(held.text))
-    refused = False
+    body = pretty(held.text)
     while True:
+        text = page(f"The {kind.name} of {service}: {_as_of(held)}", seed, body, note)
         saved = click.edit(text, extension=".json", require_save=False) or text
         if saved.rstrip() == text.rstrip():
             if refused:
-                raise click.ClickException(f"nothing is written; your text is in {_kept(service, saved)}")
+                raise click.ClickException(f"nothing is written; your text is in {kept(service, saved)}")
             click.echo(f"{service}: nothing changed")
             return
-        body = _without_comments(saved)
+        body = without_comments(saved)
         try:
             new = written(kind.fields(service, body))
-            _check(kind, service, new)
+            kind.whole(service, new)
         except DocumentRefused as error:
-            text, refused = _page(kind, service, held, body, f"REFUSED: {error}"), True
+            refused, note = True, f"REFUSED: {error}"
             continue
-        if new == held.text or (new is None and held.text is None):
+        if new == held.text:
             click.echo(f"{service}: nothing changed")
             return
-        old = held
-        done = _with_etcd(state, lambda etcd: write(etcd, kind, {service: (old, new)}, "edit"), keep=(service, saved))  # noqa: B023
+        change = {service: (held, new)}
+        done = _with_etcd(state, lambda etcd: write(etcd, kind, change, "edit"), keep=(service, saved))  # noqa: B023
         if done is not None:
             _tell(kind, {service: (held, done[service])})
             return
         held = _with_etcd(state, lambda etcd: read(etcd, kind, [service]), keep=(service, saved))[service]
-        theirs = "\n".join(["CHANGED MEANWHILE by somebody else, now it reads:", *_pretty(held.text).splitlines(),
-                            "Take over what you want; delete this line to write your text in its place."])  # fmt: skip
-        text, refused = _page(kind, service, held, body, theirs), True
-
-
-def _page(kind: "Kind", service: str, held: "Held", body: str, note: str = "") -> str:
-    """What the editor shows: the document, and the defaults beside it as comments."""
-    seed = json.dumps(_whole(kind, service, None), indent=2).splitlines()
-    head = [
-        f"The {kind.name} of {service}: {_as_of(held)}. It goes over the defaults, field by field.",
-        "These lines are no part of it. The defaults:",
-        *(f"  {line}" for line in seed),
-        *(["", *note.splitlines()] if note else []),
-    ]
-    return "".join(f"// {line}".rstrip() + "\n" for line in head) + body.strip() + "\n"
-
-
-def _without_comments(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//"))
-
-
-def _pretty(document: str | None) -> str:
-    """What is no JSON is shown as it is, to be mended."""
-    try:
-        return json.dumps(json.loads(document or "{}"), indent=2)
-    except ValueError:
-        return document or ""
-
-
-def _kept(service: str, text: str) -> str:
-    with tempfile.NamedTemporaryFile("w", prefix=f"shopmesh-{service}-", suffix=".json", delete=False) as file:
-        file.write(text)
-    return file.name
+        refused, note = True, changed_meanwhile(held.text)
 
 
 def _change(
@@ -398,10 +367,6 @@ def _refused_to[T](look: Callable[[], T], before: str = "", after: str = "") -> 
         raise click.ClickException(f"{before}{refused}{after}") from None
 
 
-def _check(kind: "Kind", service: str, text: str | None) -> None:
-    kind.whole(service, text)
-
-
 def _with_etcd[T](state: Path, ask: "Callable[[Etcd], Awaitable[T]]", keep: tuple[str, str] | None = None) -> T:
     """What etcd answers. `keep`: service and text of an editor, not to be lost when it does not."""
     from services.chassis.documents import DocumentRefused
@@ -419,10 +384,10 @@ def _with_etcd[T](state: Path, ask: "Callable[[Etcd], Awaitable[T]]", keep: tupl
     try:
         return asyncio.run(asking())
     except EtcdUnavailable:
-        kept = f"; your text is in {_kept(*keep)}" if keep else ""
+        saved = f"; your text is in {kept(*keep)}" if keep else ""
         raise CannotStart(
             f"etcd at {address} does not answer: `shopmesh status` tells whether the shop runs, {ETCD_VARIABLE} "
-            f"names another etcd{kept}"
+            f"names another etcd{saved}"
         ) from None
     except DocumentRefused as refused:
         raise click.ClickException(str(refused)) from None
