@@ -112,7 +112,8 @@ def test_data_of_another_postgresql_are_left_alone(state: Path) -> None:
 
 
 def test_a_limit_on_the_size_of_files_is_told_before_a_store_meets_it(state: Path) -> None:
-    limited = f"ulimit -f 1000; exec {sys.executable} -m services.cli up --state {state} {' '.join(STORES)}"
+    up = f"{sys.executable} -m services.cli up --ports-from {free_ports(16)} --state {state} {' '.join(STORES)}"
+    limited = f"ulimit -f 1000; exec {up}"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
     assert "ulimit -f unlimited" in done.stderr
