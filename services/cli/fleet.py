@@ -9,6 +9,7 @@ from services.cli.part import DRAINED, Part
 from services.cli.process import CannotStart
 from services.cli.readiness import sends_calls
 from services.cli.releases import MOST, Release
+from services.cli.settings import SERVICES
 from services.cli.stack import Stack
 from services.cli.supervisor import Supervisor
 
@@ -113,6 +114,8 @@ class Fleet:
     def _part(self, name: str) -> Part:
         """Raises CannotStart when there is none."""
         parts = {name: part for name, part in self._supervisor.parts.items() if not part.process.once}
+        if name not in parts and name in SERVICES:
+            raise CannotStart(f"no instance of {name} runs: `shopmesh scale {name} 1` starts one")
         if name not in parts:
             raise CannotStart(f"there is no {name}: there are {', '.join(sorted(parts))}")
         return parts[name]
