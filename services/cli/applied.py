@@ -1,5 +1,7 @@
 """Which process goes by which revision of a document: what etcd has, beside what the processes tell."""
 
+import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +39,11 @@ class Told:
     def well(self) -> bool:
         return bool(self.applied) and not self.envoy_refusals and all(row.state == "applied" for row in self.applied)
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether a moment may bring more; what was refused stays refused."""
+        return not self.applied or any(row.state in ("lags", "silent") for row in self.applied)
+
     def rows(self) -> Iterator[tuple[str, ...]]:
         """A table with its head; revision 0 is shown as `-`: there is no document."""
         yield "service", "etcd", "process", "runs", "state"
@@ -73,7 +80,17 @@ class Told:
         }  # fmt: skip
 
 
-async def look(etcd: Etcd, kind: Kind, services: Sequence[str]) -> Told:
+async def look(etcd: Etcd, kind: Kind, services: Sequence[str], wait_s: float = 0.0) -> Told:
+    """As soon as nobody lags, at the latest after `wait_s`."""
+    end = time.monotonic() + wait_s
+    while True:
+        told = await _look(etcd, kind, services)
+        if not told.waited_for or time.monotonic() >= end:
+            return told
+        await asyncio.sleep(0.05)
+
+
+async def _look(etcd: Etcd, kind: Kind, services: Sequence[str]) -> Told:
     """Who is registered and tells nothing is silent. Policies concern control planes, configurations everybody."""
     held = await read(etcd, kind, services)
     endpoints = await etcd.get_prefix(f"{PREFIX}endpoints/")
@@ -99,7 +116,7 @@ async def look(etcd: Etcd, kind: Kind, services: Sequence[str]) -> Told:
 
 
 def _compared(service: str, held: Held, process: str, told: registry_pb2.AppliedDocument) -> Applied:
-    if told.HasField("refused"):
+    if told.HasField("refused") and told.refused.revision == held.applied:
         return Applied(service, held, process, told.revision, "refused", told.refused.reason)
     state = "applied" if told.revision == held.applied else "lags"
     return Applied(service, held, process, told.revision, state)

@@ -209,16 +209,17 @@ def history(ctx: click.Context, state: Path, service: str, as_json: bool) -> Non
 
 @click.command()
 @with_state
+@click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Wait so long for processes that lag.")
 @_json
 @click.pass_context
-def status(ctx: click.Context, state: Path, as_json: bool) -> None:
+def status(ctx: click.Context, state: Path, wait: float, as_json: bool) -> None:
     """Show which process goes by which revision, and what was refused.
 
     Exit code 1 when one lags behind etcd or has refused something.
     """
     from services.cli.applied import look
 
-    told = _with_etcd(state, lambda etcd: look(etcd, _kind(ctx), SERVICES))
+    told = _with_etcd(state, lambda etcd: look(etcd, _kind(ctx), SERVICES, wait))
     if as_json:
         click.echo(json.dumps(told.as_object(), indent=1))
     else:

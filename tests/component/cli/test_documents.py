@@ -13,8 +13,12 @@ from mesh.v1 import registry_pb2
 
 from services.chassis.etcd import Etcd
 from services.cli.__main__ import main
+from services.cli.applied import Told, look
+from services.cli.revisions import KEPT, Kind, read, write
+from services.cli.settings import SERVICES
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ports import free_port
+from tests.support.waiting import DEADLINE_S
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +190,6 @@ def test_differences_are_shown_field_by_field(shopmesh: Shopmesh) -> None:
 
 
 def test_history_keeps_the_last_hundred(shopmesh: Shopmesh) -> None:
-    from services.cli.revisions import KEPT, Kind, read, write
-
     async def many(etcd: Etcd) -> None:
         for at in range(KEPT + 5):
             held = (await read(etcd, Kind("config"), ["order"]))["order"]
@@ -292,12 +294,33 @@ def test_status_tells_who_goes_by_what_and_who_lags_refuses_or_is_silent(shopmes
     tell(shopmesh, "order/order-3", config_order=registry_pb2.AppliedDocument(revision=1, refused=refusal))
     shopmesh.put("/shop/endpoints/order/order-4", "{}")
     said = shopmesh.says("config", "status", fails=True)
-    told = json.loads(shopmesh.says("config", "status", "--json", fails=True))
+    stale = registry_pb2.DocumentRefusal(revision=now - 1, reason="hold_ttl: too long")
+    tell(shopmesh, "order/order-5", config_order=registry_pb2.AppliedDocument(revision=1, refused=stale))
+    told = json.loads(shopmesh.says("config", "status", "--json", "--wait", "0.1", fails=True))
 
     states = {row["process"]: row["state"] for row in told["documents"]}
-    assert states == {"order-1": "applied", "order-2": "lags", "order-3": "refused", "order-4": "silent"}
+    assert states == {
+        "order-1": "applied",
+        "order-2": "lags",
+        "order-3": "refused",
+        "order-4": "silent",
+        "order-5": "lags",
+    }
     assert "order-3 refuses the config of order: hold_ttl: too short" in said
     assert "`shopmesh config rollback order`" in said
+
+
+def test_status_waits_for_who_lags(shopmesh: Shopmesh) -> None:
+    now = shopmesh.put("/shop/config/order", '{"hold_ttl": "300s"}')
+    key, catching_up = "/shop/status/order/order-1", b'{"documents": {"config/order": {"revision": "%d"}}}'
+    shopmesh.put(key, (catching_up % 1).decode())
+
+    async def waited(etcd: Etcd) -> Told:
+        looking = asyncio.create_task(look(etcd, Kind("config"), SERVICES, wait_s=DEADLINE_S))
+        await etcd.put(key, catching_up % now)
+        return await looking
+
+    assert shopmesh.etcd(waited).well
 
 
 def test_the_status_of_policies_is_what_control_planes_tell_with_what_envoys_refuse(shopmesh: Shopmesh) -> None:
