@@ -40,7 +40,8 @@ class _Outgoing:
     """Stands in for a channel when generated code makes its stubs, and gives every call what it has to carry.
 
     A unary call ends with the call that we serve, or after the default deadline where there is none; a stream has the
-    deadline that it is given. (An interceptor of grpc.aio would cost two tasks a call.)
+    deadline that it is given. A stub's method has to be awaited or iterated, nothing else; streams of requests are not
+    offered. (Interceptors of grpc.aio make a task more for each call.)
     """
 
     def __init__(
