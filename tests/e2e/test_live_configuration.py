@@ -58,6 +58,17 @@ async def test_a_changed_page_size_and_log_level_take_effect_live(shop: Shop, ed
     assert shop.parts()["product"]["pid"] == before
 
 
+async def test_every_instance_of_every_service_takes_a_change_for_all(shop: Shop) -> None:
+    try:
+        shop.command("config", "set", "--all", "process.default_deadline=7s")
+        told = json.loads(shop.command("config", "status", "--wait", "60", "--json"))["documents"]
+
+        assert sorted(row["service"] for row in told) == ["inventory", "inventory", "notification", "order", "product"]
+        assert len({row["revision"] for row in told}) == 1
+    finally:
+        shop.command("config", "unset", "--all")
+
+
 async def test_a_policy_is_told_by_the_control_plane_to_hold_or_to_be_refused(shop: Shop) -> None:
     await states(shop, "policy", "inventory", {"applied"})
     try:
