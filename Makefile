@@ -59,7 +59,7 @@ etcd: $(ENVIRONMENT) ## build etcd 3.6 once for this user, a minute; without it 
 	version=$$(sed -n 's|^require go.etcd.io/etcd/server/v3 v||p' etcd/server/go.mod)
 	built=$$cache/etcd-$${version%.*}
 	mkdir -p "$$cache"; exec 9>"$$cache/etcd.lock"; ! command -v flock >/dev/null || flock 9
-	if "$$built" --version 2>/dev/null | grep -qx "etcd Version: $$version"; then echo "etcd: $$version is at $$built"; exit; fi
+	if [[ "$$("$$built" --version 2>/dev/null) " == "etcd Version: $$version"[[:space:]]* ]]; then echo "etcd: $$version is at $$built"; exit; fi
 	echo "etcd: building $$version (once, a minute, 1 GB of disk for as long)" >&2
 	work=$$cache/.etcd; rm -rf "$$work"; trap 'rm -rf "$$work"' EXIT
 	build() {
