@@ -61,7 +61,7 @@ etcd: $(ENVIRONMENT) ## build etcd 3.6 once for this user, a minute; without it 
 	mkdir -p "$$cache"; exec 9>"$$cache/etcd.lock"; ! command -v flock >/dev/null || flock 9
 	if [[ "$$("$$built" --version 2>/dev/null) " == "etcd Version: $$version"[[:space:]]* ]]; then echo "etcd: $$version is at $$built"; exit; fi
 	echo "etcd: building $$version (once, a minute, 1 GB of disk for as long)" >&2
-	work=$$cache/.etcd; rm -rf "$$work"; trap 'rm -rf "$$work"' EXIT
+	work=$$cache/.etcd; rm -rf "$$work"; trap 'rm -rf "$$work" || true' EXIT
 	build() {
 	  $(UV) pip install --quiet --python $(BIN)/python --target "$$work/go" --require-hashes -r requirements-etcd.lock && cd etcd/server &&
 	  env -u GOROOT -u GOOS -u GOARCH PATH="$$work/go/go/bin:$$PATH" GOPATH="$$work/path" GOCACHE="$$work/cache" GOTOOLCHAIN=local GOWORK=off \
