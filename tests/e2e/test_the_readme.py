@@ -54,6 +54,21 @@ async def test_the_tour_works_as_printed(shop: Shop) -> None:
     assert "CONFIRMED" in seen
 
 
+async def test_the_mesh_is_steered_as_printed(shop: Shop) -> None:
+    looking, limiting, canary = commands("Steering the mesh")
+
+    seen = await walked(shop, looking)
+    limited = await walked(shop, limiting)
+    tried = await walked(shop, canary)
+
+    assert "PlaceOrder" not in seen
+    for word in ("ReserveStock", "[contract: idempotent]", "[seed]"):
+        assert word in seen, seen
+    assert re.findall(r"^(200|429)$", limited, re.MULTILINE) == ["200", "200", "429", "429"]
+    assert "rate_limit.address.calls 1 -> 200" in limited
+    assert "product@2.0-test" in tried
+
+
 async def test_the_recipes_work_as_printed(shop: Shop) -> None:
     said = await walked(shop, "\n".join(commands("Three doors")))
 
