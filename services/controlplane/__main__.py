@@ -110,7 +110,7 @@ def main() -> None:
         logs.configure(settings.service, settings.instance)
         descriptors, openapi = (resource(f"gen/{name}").read_bytes() for name in ("descriptors.binpb", "openapi.json"))
         contract = Contract.read(descriptors, openapi)
-        uvloop.run(serve(settings, contract, Seeds.read(resource("etcd/seed"), contract.services)))
+        uvloop.run(serve(settings, contract, Seeds.read(resource("etcd/seed"), contract.methods)))
     except CannotStart as error:
         sys.exit(f"{SERVICE}: {error}")
 

@@ -77,6 +77,15 @@ class Contract:
             found.setdefault(rpc.service, []).append(rpc)
         return found
 
+    @property
+    def methods(self) -> Mapping[str, frozenset[str]]:
+        """Names of the rpcs, such as `PlaceOrder`, by service."""
+        return {service: frozenset(rpc.method for rpc in self.of(service)) for service in self.services}
+
+    def has_streams(self, service: str) -> bool:
+        """Whether any rpc of the service streams."""
+        return any(rpc.streaming for rpc in self.of(service))
+
     def service_of(self, grpc_service: str) -> str | None:
         """The name in the mesh of a full name."""
         return next((rpc.service for rpc in self.rpcs if rpc.grpc_service == grpc_service), None)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from services.controlplane import last_good
 from services.controlplane.latest import Latest
 from services.controlplane.model import Model, Seen, differing
+from services.controlplane.moves import Moves
 from services.controlplane.resources import Resources
 from services.controlplane.snapshot import Snapshot
 
@@ -29,6 +31,7 @@ class Control:
         self._file = file
         self._now = now
         self._model = Model()
+        self._moves = Moves()
         self._news: asyncio.Queue[Seen] = asyncio.Queue()
 
     def see(self, seen: Seen) -> None:
@@ -63,8 +66,8 @@ class Control:
                 last_good.save(self._file, self._model.remembered)
 
     async def _next(self) -> Model:
-        """After the next news, several at once when they came together, or when a held endpoint's time is over."""
-        due = self._model.next_change
+        """After the next news, several at once when they came together, or when something's time is over."""
+        due = min((at for at in (self._model.next_change, self._moves.next_change) if at is not None), default=None)
         try:
             async with asyncio.timeout(None if due is None else max(0.0, due - self._now())):
                 seen = await self._news.get()
@@ -79,7 +82,8 @@ class Control:
         self._tell(model)
         self._model = model
         self.models.put(model)
-        snapshot = self._resources.of(model)
+        policies = self._moves.told(model.seen.policies, self._now())
+        snapshot = self._resources.of(replace(model, seen=replace(model.seen, policies=policies)))
         if self.snapshots.value is not snapshot:
             self.snapshots.put(snapshot)
 

@@ -1,7 +1,7 @@
 """Defaults of policy and sampling: the seed files, of which a document in etcd holds only what differs."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from mesh.v1 import config_pb2, policy_pb2
 
 from services.chassis.messages import overlaid, violations
+from services.chassis.policies import unusable
 
 
 class BadDocument(ValueError):
@@ -23,22 +24,30 @@ class Seeds:
 
     policies: Mapping[str, policy_pb2.Policy]
     processes: Mapping[str, config_pb2.ProcessConfig]
+    methods: Mapping[str, Collection[str]]
+    """Names of the rpcs that a policy can speak of, by service."""
 
     @classmethod
-    def read(cls, folder: Path, services: Iterable[str]) -> "Seeds":
-        """From etcd/seed. Every service has both files; raises FileNotFoundError, BadDocument."""
-        services = list(services)
+    def read(cls, folder: Path, methods: Mapping[str, Collection[str]]) -> "Seeds":
+        """From etcd/seed, for these services. Each has both files; raises FileNotFoundError, BadDocument."""
+        services = [*methods]
         return cls(
             {
                 service: parsed((folder / "policy" / f"{service}.json").read_bytes(), policy_pb2.Policy())
                 for service in services
             },
             {service: _process((folder / "config" / f"{service}.json").read_bytes()) for service in services},
+            methods,
         )
 
     def policy(self, service: str, document: bytes) -> policy_pb2.Policy:
-        """The whole policy of a service, with what `document` says. Raises BadDocument."""
-        return overlaid(self.policies[service], parsed(document, policy_pb2.Policy()))
+        """The whole policy of a service, with what `document` says. Raises BadDocument.
+
+        The one place that says whether a policy is good, before it is put and when it is read.
+        """
+        policy = parsed(document, policy_pb2.Policy())
+        _refuse(unusable(policy, self.methods[service]))
+        return overlaid(self.policies[service], policy)
 
     def sampling_percent(self, service: str, document: bytes = b"{}") -> float:
         """Of new traces, from a service's configuration, of which nothing else is read. Raises BadDocument."""
@@ -69,6 +78,10 @@ def _filled[M: Message](fields: dict[str, Any], message: M) -> M:
         json_format.ParseDict(fields, message)
     except json_format.ParseError as error:
         raise BadDocument(str(error)) from error
-    if wrong := violations(message):
-        raise BadDocument("; ".join(f"{field}: {why}" for field, why in wrong))
+    _refuse(violations(message))
     return message
+
+
+def _refuse(wrong: Sequence[tuple[str, str]]) -> None:
+    if wrong:
+        raise BadDocument("; ".join(f"{field}: {why}" for field, why in wrong))

@@ -1,6 +1,7 @@
 """Services that answer every rpc with an empty message and tell what they heard; registered as real ones are.
 
-`python -m tests.support.echo NAME product order=20001` serves both, as instance NAME, a port each, any or a given one.
+`python -m tests.support.echo NAME product order=20001` serves both, as instance NAME, a port each, any or a given one;
+NAME@2 is of version 2.
 
 What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-abort: UNAVAILABLE`, and
 `x-hear: traceparent`, which puts that header as it was heard into the answer's, as `x-heard`. Who answered is said in
@@ -89,7 +90,7 @@ def _answer(method: str, request: bytes) -> bytes:
     return b""
 
 
-async def serve(instance: str, services: Sequence[str], executed: int | None = None) -> None:
+async def serve(instance: str, version: str, services: Sequence[str], executed: int | None = None) -> None:
     """Ready, then registered; on SIGTERM drained as DESIGN has it: DRAINING, 0.2 s, NOT_SERVING, stop, gone."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers([Echo(instance, executed)])
@@ -105,7 +106,13 @@ async def serve(instance: str, services: Sequence[str], executed: int | None = N
     started.GetCurrentTime()
     etcd = Etcd(os.environ["SHOPMESH_ETCD"])
     registrations = [
-        Registration(etcd, "/shop/", service, instance, registry_pb2.Endpoint(address=address, start_time=started))
+        Registration(
+            etcd,
+            "/shop/",
+            service,
+            instance,
+            registry_pb2.Endpoint(address=address, version=version, start_time=started),
+        )
         for service, address in addresses.items()
     ]
     renewals = [asyncio.create_task(registration.run()) for registration in registrations]
@@ -127,4 +134,5 @@ if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     file = os.environ.get("EXECUTED")
     appending = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if file else None
-    asyncio.run(serve(sys.argv[1], sys.argv[2:], appending))
+    name, _, version = sys.argv[1].partition("@")
+    asyncio.run(serve(name, version, sys.argv[2:], appending))

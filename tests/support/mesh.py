@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import distribution
@@ -17,6 +18,7 @@ from typing import override
 
 import httpx
 
+from services.chassis.etcd import Etcd
 from services.files import resource
 from tests.support.etcd import EtcdServer, running_etcds
 from tests.support.issuer import Issuer, running_issuer
@@ -113,13 +115,13 @@ class Envoy(Server):
 
 
 class Instance:
-    """A process of tests.support.echo."""
+    """A process of tests.support.echo; `executed` is where it writes the `x-call` of what it does."""
 
-    def __init__(self, name: str, services: Sequence[str], etcd: EtcdServer) -> None:
+    def __init__(self, name: str, services: Sequence[str], etcd: EtcdServer, executed: Path) -> None:
         self.name = name
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.echo", name, *services],
-            env={**os.environ, "SHOPMESH_ETCD": etcd.endpoints},
+            env={**os.environ, "SHOPMESH_ETCD": etcd.endpoints, "EXECUTED": str(executed)},
         )
 
     def end(self) -> None:
@@ -133,6 +135,7 @@ class Mesh:
 
     def __init__(self, etcd: EtcdServer, issuer: Issuer, controlplane: ControlPlane, envoy: Envoy) -> None:
         self.etcd, self.issuer, self.controlplane, self.envoy = etcd, issuer, controlplane, envoy
+        self.executed = envoy.folder / "executed"
 
     def another_envoy(self) -> Envoy:
         """To be started on the ports of the first, with an admin page of its own."""
@@ -150,10 +153,25 @@ class Mesh:
 
         await eventually(look, f"{count} healthy instances of {service}")
 
+    def carried_out(self) -> Counter[str]:
+        """How often calls were carried out, by their `x-call`."""
+        return Counter(self.executed.read_text().split() if self.executed.exists() else ())
+
+    @asynccontextmanager
+    async def policy(self, service: str, **fields: object) -> AsyncIterator[None]:
+        """The service under this policy; in the end under none. Tests wait for what they expect of it."""
+        etcd = Etcd(self.etcd.endpoint)
+        try:
+            await etcd.put(f"/shop/policy/{service}", json.dumps(fields).encode())
+            yield
+        finally:
+            await etcd.delete(f"/shop/policy/{service}")
+            await etcd.close()
+
     @asynccontextmanager
     async def instances(self, *names: str, of: Sequence[str]) -> AsyncIterator[list[Instance]]:
-        """The only instances of these services, healthy in Envoy; gone from it in the end."""
-        instances = [Instance(name, of, self.etcd) for name in names]
+        """The only instances of these services, healthy in Envoy; gone from it in the end. `b@2` is of version 2."""
+        instances = [Instance(name, of, self.etcd, self.executed) for name in names]
         try:
             for service in of:
                 await self.healthy(service, len(names))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from services.controlplane.contract import Contract
 from services.controlplane.model import Model, differing
-from services.controlplane.resources.clusters import assignment, jwks_cluster, otlp_cluster, service_cluster
+from services.controlplane.resources.clusters import assignments, jwks_cluster, otlp_cluster, service_clusters
 from services.controlplane.resources.listeners import edge_listener, mesh_listener
 from services.controlplane.resources.routes import edge_routes, mesh_routes
 from services.controlplane.resources.surroundings import HostPort, Surroundings
@@ -56,7 +56,11 @@ class Resources:
 
     def _of(self, service: str, model: Model) -> Sequence[Resource]:
         """The clusters of a service and their assignments."""
-        return [service_cluster(service, model.seen.policies[service]), assignment(service, model.of(service))]
+        policy, streams = model.seen.policies[service], self._contract.has_streams(service)
+        return [
+            *service_clusters(service, policy, streams=streams),
+            *assignments(service, policy.canary, model.of(service), streams=streams),
+        ]
 
     def _routes(self, model: Model) -> Sequence[Resource]:
         rules = (self._contract, model.seen.policies, model.seen.sampling)

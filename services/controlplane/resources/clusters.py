@@ -28,11 +28,13 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
+    ClusterLoadAssignmentPolicy,
     Endpoint,
     LbEndpoint,
     LocalityLbEndpoints,
 )
 from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import LeastRequest
+from envoy_data_plane.envoy.extensions.load_balancing_policies.random.v3 import Random
 from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 import RoundRobin
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
@@ -46,6 +48,7 @@ from mesh.v1 import policy_pb2
 from services.controlplane import model
 from services.controlplane.resources.encoding import NEVER, address, extension, packed
 from services.controlplane.resources.surroundings import HostPort, Server
+from services.controlplane.resources.versions import cluster_name, in_order, versions_of
 from services.controlplane.snapshot import Kind, Resource
 
 CONTROL_PLANE = "controlplane"
@@ -58,50 +61,70 @@ _CONNECT_TIMEOUT = timedelta(seconds=1)
 # Whatever the budget: when one of two instances dies, half of all calls are tried again at the same moment. With
 # the default of 3 some of them would fail.
 _ALWAYS_RETRIED = 64
+# In percent of what is well: the next group is for when nobody in this one is, not when a third is away.
+_AS_LONG_AS_ONE_IS_WELL = 1_000_000
 _NO_TRAFFIC_INTERVAL = timedelta(seconds=1)
 
 
-def service_cluster(service: str, policy: policy_pb2.Policy) -> Resource:
-    """The instances of one service, with its limits, health checks and ejection."""
+def service_clusters(service: str, policy: policy_pb2.Policy, *, streams: bool) -> list[Resource]:
+    """The instances of one service and of its versions, with limits, health checks and ejection.
+
+    `streams`: whether it has streaming rpcs, which are counted apart.
+    """
+    return [
+        _service_cluster(cluster_name(service, version, streaming=streaming), policy, streaming=streaming)
+        for version in versions_of(policy.canary)
+        for streaming in ((False, True) if streams else (False,))
+    ]
+
+
+def _service_cluster(name: str, policy: policy_pb2.Policy, *, streaming: bool) -> Resource:
     cluster = Cluster(
-        name=service,
+        name=name,
+        # Points would part the name of a statistic.
+        alt_stat_name=name.replace(".", "_"),
         type=ClusterDiscoveryType.EDS,
         eds_cluster_config=ClusterEdsClusterConfig(eds_config=ADS),
         connect_timeout=_CONNECT_TIMEOUT,
         typed_extension_protocol_options=_http2(),
-        # gRPC refuses lb_policy LEAST_REQUEST; both planes understand this list.
-        load_balancing_policy=LoadBalancingPolicy(
-            policies=[
-                LoadBalancingPolicyPolicy(
-                    typed_extension_config=extension("envoy.load_balancing_policies.least_request", LeastRequest())
-                ),
-                LoadBalancingPolicyPolicy(
-                    typed_extension_config=extension("envoy.load_balancing_policies.round_robin", RoundRobin())
-                ),
-            ]
-        ),
+        load_balancing_policy=_balancing(policy.load_balancing),
         common_lb_config=ClusterCommonLbConfig(
             # Otherwise Envoy sends calls to instances that drain or fail as soon as half of them do.
             healthy_panic_threshold=Percent(value=0),
             # Otherwise a health check that turns within a second of another change waits for the end of that second.
             update_merge_window=NEVER,
         ),
-        circuit_breakers=_limits(policy),
+        circuit_breakers=_limits(policy, streaming=streaming),
         outlier_detection=_ejection(policy.ejection),
         health_checks=[_health_check(policy.health_check)],
         # What has left the assignment gets no call more, also while its last health check was good.
         ignore_health_on_host_removal=True,
     )
-    return Resource(Kind.CLUSTER, service, bytes(cluster), frozenset({(Kind.ASSIGNMENT, service)}))
+    return Resource(Kind.CLUSTER, name, bytes(cluster), frozenset({(Kind.ASSIGNMENT, name)}))
 
 
-def assignment(service: str, endpoints: Mapping[str, model.Endpoint]) -> Resource:
-    """Where the instances of a service are; empty is a valid answer, none would keep Envoy waiting."""
-    localities = [LocalityLbEndpoints(lb_endpoints=[_lb_endpoint(endpoint) for endpoint in endpoints.values()])]
+def assignments(
+    service: str, canary: policy_pb2.Canary, endpoints: Mapping[str, model.Endpoint], *, streams: bool
+) -> list[Resource]:
+    """Where the instances for each cluster of a service are, and which of them come first."""
+    return [
+        _assignment(cluster_name(service, version, streaming=streaming), in_order(version, canary, endpoints))
+        for version in versions_of(canary)
+        for streaming in ((False, True) if streams else (False,))
+    ]
+
+
+def _assignment(name: str, groups: list[list[model.Endpoint]]) -> Resource:
+    """Empty is a valid answer, none would keep Envoy waiting."""
+    localities = [
+        LocalityLbEndpoints(priority=priority, lb_endpoints=[_lb_endpoint(endpoint) for endpoint in group])
+        for priority, group in enumerate(groups)
+    ]
+    policy = ClusterLoadAssignmentPolicy(overprovisioning_factor=_AS_LONG_AS_ONE_IS_WELL) if len(groups) > 1 else None
     return Resource(
         Kind.ASSIGNMENT,
-        service,
-        bytes(ClusterLoadAssignment(cluster_name=service, endpoints=localities if endpoints else [])),
+        name,
+        bytes(ClusterLoadAssignment(cluster_name=name, endpoints=localities, policy=policy)),
     )
 
 
@@ -149,10 +172,24 @@ def _endpoint(at: HostPort) -> Endpoint:
     return Endpoint(address=address(at.host, at.port))
 
 
-def _limits(policy: policy_pb2.Policy) -> CircuitBreakers:
+def _balancing(wanted: "policy_pb2.LoadBalancing.ValueType") -> LoadBalancingPolicy:
+    """The first of the list that is known holds: gRPC's own client refuses `lb_policy: LEAST_REQUEST`, this never."""
+    round_robin = extension("envoy.load_balancing_policies.round_robin", RoundRobin())
+    least_request = extension("envoy.load_balancing_policies.least_request", LeastRequest())
+    policies = {
+        policy_pb2.LOAD_BALANCING_ROUND_ROBIN: [round_robin],
+        policy_pb2.LOAD_BALANCING_RANDOM: [extension("envoy.load_balancing_policies.random", Random()), round_robin],
+    }.get(wanted, [least_request, round_robin])
+    return LoadBalancingPolicy(
+        policies=[LoadBalancingPolicyPolicy(typed_extension_config=policy) for policy in policies]
+    )
+
+
+def _limits(policy: policy_pb2.Policy, *, streaming: bool) -> CircuitBreakers:
+    breaker = policy.circuit_breaker
     limits = CircuitBreakersThresholds(
-        max_requests=policy.circuit_breaker.max_requests,
-        max_pending_requests=policy.circuit_breaker.max_pending_requests,
+        max_requests=breaker.max_streams if streaming else breaker.max_requests,
+        max_pending_requests=breaker.max_pending_requests,
         retry_budget=CircuitBreakersThresholdsRetryBudget(
             budget_percent=Percent(value=policy.retries.budget_percent), min_retry_concurrency=_ALWAYS_RETRIED
         ),

@@ -40,6 +40,7 @@ from services.controlplane.contract import Contract
 from services.controlplane.resources.access import JWT_AUTHN, RBAC, jwt_filter, rbac_filter
 from services.controlplane.resources.clusters import ADS, JWKS, OTLP
 from services.controlplane.resources.encoding import NEVER, address, extension, packed
+from services.controlplane.resources.faults import FAULT, fault_filter
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
 from services.controlplane.resources.replies import access_logs, door_noted, local_replies
 from services.controlplane.resources.routes import BUFFER, CORS, EDGE, MESH, REST_BODY_BYTES, TRANSCODER
@@ -66,6 +67,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
         _filter(JWT_AUTHN, jwt_filter(surroundings)),
         _filter(RBAC, rbac_filter()),
         _filter(LOCAL_RATELIMIT, limits_filter()),
+        _filter(FAULT, fault_filter()),
         _answers_counted(),
         _filter("envoy.filters.http.router", Router()),
     ]
@@ -84,7 +86,10 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
 
 def mesh_listener(surroundings: Surroundings) -> Resource:
     """Between services; who may call what is checked by the service that is called."""
-    manager = _manager(MESH, [_answers_counted(), _filter("envoy.filters.http.router", Router())])
+    manager = _manager(
+        MESH,
+        [_filter(FAULT, fault_filter()), _answers_counted(), _filter("envoy.filters.http.router", Router())],
+    )
     return _listener(MESH, surroundings.mesh, manager, TrafficDirection.OUTBOUND, [OTLP])
 
 

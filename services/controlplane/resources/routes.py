@@ -1,7 +1,7 @@
 """Routes: one per rpc, with what may be tried again, who may call, and how many traces are kept."""
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
@@ -13,12 +13,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     FilterConfig,
     HeaderMatcher,
-    RetryPolicy,
-    RetryPolicyRetryBackOff,
-    RetryPolicyRetryHostPredicate,
     Route,
     RouteAction,
-    RouteActionMaxStreamDuration,
     RouteConfiguration,
     RouteMatch,
     Tracing,
@@ -26,7 +22,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer, BufferPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
-from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
 from envoy_data_plane.google.protobuf import Any
@@ -35,10 +30,12 @@ from mesh.v1 import policy_pb2
 
 from services.controlplane.contract import Contract, Rpc
 from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
+from services.controlplane.resources.carried import Way, carried, to_cluster
 from services.controlplane.resources.clusters import CONTROL_PLANE
-from services.controlplane.resources.encoding import NEVER, packed
+from services.controlplane.resources.encoding import packed
 from services.controlplane.resources.limits import by_address, by_user, limits
 from services.controlplane.resources.replies import DOOR
+from services.controlplane.resources.versions import cluster_name, versions_of
 from services.controlplane.snapshot import Kind, Resource
 
 EDGE = "edge"
@@ -63,15 +60,6 @@ _OWN_LIMIT = policy_pb2.RateLimit(
     address=policy_pb2.TokenBucket(calls=200, per=duration_pb2.Duration(seconds=1), burst=400)
 )
 
-# The request may have been carried out: for idempotent rpcs only. A per-try timeout counts as a reset.
-_AFTER_ANY_BREAK = "reset,connect-failure,refused-stream"
-# The request surely was not carried out.
-_BEFORE_ANYTHING_RAN = "connect-failure,refused-stream"
-# Until another instance is drawn. One that died has the fewest calls under way, so it is the first choice of every draw
-# that it is part of: with two instances that is three of four.
-_DRAWS = 50
-_BACK_OFF = RetryPolicyRetryBackOff(base_interval=timedelta(milliseconds=25), max_interval=timedelta(milliseconds=250))
-
 # gRPC resets what does not ask for trailers, or is no POST. Resets count against the instance: without these two, a few
 # calls of anybody take it out.
 _TRAILERS = HeaderValueOption(
@@ -89,21 +77,13 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
     """The way in: exact gRPC paths only. REST paths have become those when a call is routed."""
     rpcs = [rpc for rpc in contract.rpcs if rpc.at_edge]
     routes = [
-        Route(
-            name=rpc.path,
-            match=_call(rpc.path),
-            route=_to(rpc.service, _retries(rpc, policies[rpc.service].retries, EDGE)),
-            metadata=(by_address if rpc.public else by_user)(rpc.service, policies[rpc.service].rate_limit),
-            typed_per_filter_config=for_anybody() if rpc.public else for_roles(rpc.roles),
-            tracing=_tracing(sampling[rpc.service]),
-        )
-        for rpc in rpcs
+        route for rpc in rpcs for route in _edge_calls(rpc, policies[rpc.service], _tracing(sampling[rpc.service]))
     ]
     routes += [
         Route(
             name=path,
             match=_call(path),
-            route=_to(CONTROL_PLANE, None),
+            route=to_cluster(CONTROL_PLANE, None),
             metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
             typed_per_filter_config=for_anybody(),
         )
@@ -129,8 +109,7 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
         request_headers_to_add=[_TRAILERS],
         max_direct_response_body_size_bytes=len(contract.openapi),
     )
-    needs = frozenset((Kind.CLUSTER, rpc.service) for rpc in rpcs)
-    return Resource(Kind.ROUTES, EDGE, bytes(table), needs)
+    return Resource(Kind.ROUTES, EDGE, bytes(table), _clusters_of(rpcs, policies))
 
 
 def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling) -> Resource:
@@ -139,56 +118,58 @@ def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
         VirtualHost(
             name=service,
             domains=[service],
-            routes=_mesh_routes(service, contract.of(service), policies[service].retries, sampling[service]),
+            routes=_mesh_calls(service, contract.of(service), policies[service], _tracing(sampling[service])),
         )
         for service in contract.services
     ]
     table = RouteConfiguration(name=MESH, virtual_hosts=hosts, ignore_port_in_host_matching=True)
-    return Resource(
-        Kind.ROUTES, MESH, bytes(table), frozenset((Kind.CLUSTER, service) for service in contract.services)
-    )
+    return Resource(Kind.ROUTES, MESH, bytes(table), _clusters_of(contract.rpcs, policies))
 
 
-def _mesh_routes(
-    service: str, rpcs: Sequence[Rpc], retries: policy_pb2.Retries, sampling_percent: float
-) -> list[Route]:
-    tracing = _tracing(sampling_percent)
-    exact = [
-        Route(
-            name=rpc.path,
-            match=RouteMatch(path=rpc.path),
-            route=_to(service, _retries(rpc, retries, MESH)),
+def _edge_calls(rpc: Rpc, policy: policy_pb2.Policy, tracing: Tracing) -> Iterator[Route]:
+    metadata = (by_address if rpc.public else by_user)(rpc.service, policy.rate_limit)
+    access = for_anybody() if rpc.public else for_roles(rpc.roles)
+    for some in carried(rpc.service, rpc, policy, Way.EDGE):
+        yield Route(
+            name=f"{rpc.path}{some.name}",
+            match=_call(rpc.path, some.headers),
+            route=some.action,
+            metadata=metadata,
+            typed_per_filter_config=access | some.filters,
             tracing=tracing,
         )
-        for rpc in rpcs
+
+
+def _mesh_calls(service: str, rpcs: Sequence[Rpc], policy: policy_pb2.Policy, tracing: Tracing) -> list[Route]:
+    """The rpcs of the contract; then health, reflection, and rpcs that are newer than this control plane."""
+    ways = [(rpc, RouteMatch(path=rpc.path)) for rpc in rpcs]
+    return [
+        Route(
+            name=f"{rpc.path if rpc else service + '/'}{some.name}",
+            match=replace(match, headers=some.headers),
+            route=some.action,
+            typed_per_filter_config=some.filters,
+            tracing=tracing,
+        )
+        for rpc, match in [*ways, (None, RouteMatch(prefix="/"))]
+        for some in carried(service, rpc, policy, Way.MESH)
     ]
-    # Health, reflection, and rpcs that are newer than this control plane.
-    other = Route(
-        name=f"{service}/",
-        match=RouteMatch(prefix="/"),
-        route=_to(service, _retry(_BEFORE_ANYTHING_RAN, retries.mesh)),
-        tracing=tracing,
+
+
+def _clusters_of(rpcs: Sequence[Rpc], policies: Policies) -> frozenset[tuple[Kind, str]]:
+    return frozenset(
+        (Kind.CLUSTER, cluster_name(rpc.service, version, streaming=rpc.streaming))
+        for rpc in rpcs
+        for version in versions_of(policies[rpc.service].canary)
     )
-    return [*exact, other]
 
 
-def _call(path: str) -> RouteMatch:
-    return RouteMatch(path=path, headers=[_method("POST")])
+def _call(path: str, headers: Sequence[HeaderMatcher] = ()) -> RouteMatch:
+    return RouteMatch(path=path, headers=[_method("POST"), *headers])
 
 
 def _method(name: str) -> HeaderMatcher:
     return HeaderMatcher(name=":method", string_match=StringMatcher(exact=name))
-
-
-def _to(cluster: str, retry_policy: RetryPolicy | None) -> RouteAction:
-    """No time limit but the caller's own: Envoy's default of 15 s would cut streams and look like an outage."""
-    return RouteAction(
-        cluster=cluster,
-        timeout=NEVER,
-        idle_timeout=NEVER,
-        max_stream_duration=RouteActionMaxStreamDuration(grpc_timeout_header_max=NEVER),
-        retry_policy=retry_policy,
-    )
 
 
 def _preflight(rpc: Rpc) -> Route:
@@ -233,30 +214,6 @@ def _document(openapi: bytes) -> Route:
         metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
         # The transcoder refuses what is no rpc.
         typed_per_filter_config=for_anybody() | {TRANSCODER: packed(FilterConfig(disabled=True))},
-    )
-
-
-def _retries(rpc: Rpc, retries: policy_pb2.Retries, listener: str) -> RetryPolicy:
-    """Never on a gRPC status: a refusal is the caller's."""
-    times = retries.edge if listener == EDGE else retries.mesh
-    if rpc.idempotent and not rpc.streaming:
-        return _retry(_AFTER_ANY_BREAK, times, retries.per_try_timeout.ToTimedelta())
-    return _retry(_BEFORE_ANYTHING_RAN, times)
-
-
-def _retry(conditions: str, times: int, per_try_timeout: timedelta | None = None) -> RetryPolicy:
-    return RetryPolicy(
-        retry_on=conditions,
-        num_retries=times,
-        per_try_timeout=per_try_timeout,
-        retry_back_off=_BACK_OFF,
-        # Another instance, if there is one.
-        retry_host_predicate=[
-            RetryPolicyRetryHostPredicate(
-                name="envoy.retry_host_predicates.previous_hosts", typed_config=packed(PreviousHostsPredicate())
-            )
-        ],
-        host_selection_retry_max_attempts=_DRAWS,
     )
 
 

@@ -16,7 +16,7 @@ from services.files import resource
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.waiting import eventually
 
-SERVICES = frozenset({"product", "inventory"})
+METHODS = dict.fromkeys(("product", "inventory"), ())
 POLICY, CONFIG, SEEDED = "/shop/policy/product", "/shop/config/inventory", "/shop/seeded"
 SLOW, SAMPLED = b'{"health_check": {"interval": "3s"}}', b'{"process": {"sampling_percent": 7}, "hold_ttl": "60s"}'
 
@@ -38,7 +38,7 @@ async def etcd(server: EtcdServer) -> AsyncIterator[Etcd]:
 @asynccontextmanager
 async def following(server: EtcdServer, *files: Path) -> AsyncIterator[list[list[float]]]:
     """A control plane per file; what each has believed of the two documents, in turn."""
-    seeds = Seeds.read(resource("etcd/seed"), SERVICES)
+    seeds = Seeds.read(resource("etcd/seed"), METHODS)
     told: list[list[float]] = []
     connections = [Etcd(server.endpoint) for _ in files]
     tasks = []
@@ -48,7 +48,7 @@ async def following(server: EtcdServer, *files: Path) -> AsyncIterator[list[list
         def see(seen: Seen, believed: list[float] = believed) -> None:
             believed.append(seen.policies["product"].health_check.interval.ToSeconds() + seen.sampling["inventory"])
 
-        source = Source(connection, "/shop/", SERVICES, seeds, Kept(file), dict[str, object]().__setitem__)
+        source = Source(connection, "/shop/", METHODS, seeds, Kept(file), dict[str, object]().__setitem__)
         tasks.append(asyncio.create_task(source.follow(see)))
         told.append(believed)
     try:
@@ -162,7 +162,7 @@ async def test_an_etcd_from_an_old_backup_is_believed(server: EtcdServer, etcd: 
         server.restore()
 
         await holds(etcd, SEEDED, (POLICY, SLOW))
-        await believes(believed, 3 + Seeds.read(resource("etcd/seed"), SERVICES).sampling_percent("inventory"))
+        await believes(believed, 3 + Seeds.read(resource("etcd/seed"), METHODS).sampling_percent("inventory"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "\0"])

@@ -14,12 +14,14 @@ from shop.product.v1.config_pb2 import ProductConfig
 
 from services.chassis.etcd import Change, Entry, Snapshot
 from services.controlplane import last_good
+from services.controlplane.contract import Contract
 from services.controlplane.model import Endpoint, Seen, State
 from services.controlplane.seeds import BadDocument, Seeds, parsed
 from services.controlplane.source import Documents, endpoint
 from services.files import resource
 
-SERVICES = ("inventory", "notification", "order", "product")
+CONTRACT = Contract.read(resource("gen/descriptors.binpb").read_bytes())
+SERVICES = CONTRACT.services
 CONFIGS = {
     "inventory": InventoryConfig,
     "notification": NotificationConfig,
@@ -30,12 +32,13 @@ CONFIGS = {
 
 @pytest.fixture
 def seeds() -> Seeds:
-    return Seeds.read(resource("etcd/seed"), SERVICES)
+    return Seeds.read(resource("etcd/seed"), CONTRACT.methods)
 
 
 def unset(message: Message) -> list[str]:
-    """Fields that a seed leaves open."""
-    missing = [field.name for field in message.DESCRIPTOR.fields if not message.HasField(field.name)]
+    """Fields that a seed leaves open, but for those of which no default could say anything: lists, maps, a canary."""
+    fields = [field.name for field in message.DESCRIPTOR.fields if not field.is_repeated and field.name != "canary"]
+    missing = [name for name in fields if not message.HasField(name)]
     for field, value in message.ListFields():
         if isinstance(value, Message) and not value.DESCRIPTOR.full_name.startswith("google."):
             missing += [f"{field.name}.{name}" for name in unset(value)]
@@ -70,6 +73,20 @@ BAD = [
     (b'{"retrys": {}}', "retrys"),
     (b'{"retries": {"edge": 11}}', "retries.edge"),
     (b'{"health_check": {"interval": "0s"}}', "health_check.interval"),
+    (b'{"load_balancing": "LOAD_BALANCING_FASTEST"}', "load_balancing"),
+    (b'{"rpcs": {"GetProdukt": {}}}', r"rpcs\['GetProdukt'\]: the service has no rpc 'GetProdukt': it has Archive"),
+    (b'{"rpcs": {"GetProduct": {"timeout": "0s"}}}', r"rpcs\['GetProduct'\].timeout"),
+    (b'{"canary": {"weights": [{"version": "1", "weight": 0}]}}', "canary.weights: the weights sum to 0"),
+    (
+        b'{"canary": {"weights": [{"version": "1", "weight": 1}, {"version": "1", "weight": 2}]}}',
+        "canary.weights: a version stands twice",
+    ),
+    (b'{"canary": {"weights": [{"weight": 1}]}}', r"canary.weights\[0\].version: value is required"),
+    (b'{"canary": {"matches": [{"version": "2"}]}}', r"canary.matches\[0\].header: value is required"),
+    (b'{"faults": [{"percent": 10}]}', r"faults\[0\]: neither delay nor abort is set"),
+    (b'{"faults": [{"abort": "OK"}]}', r"faults\[0\].abort"),
+    (b'{"faults": [{"abort": "INTERNAL", "rpcs": ["GetStock"]}]}', r"faults\[0\].rpcs\[0\]: the service has no rpc"),
+    (b'{"faults": [{"abort": "INTERNAL"}, {"delay": "1s", "rpcs": ["GetProduct"]}]}', r"faults\[1\]: never made"),
 ]
 
 
