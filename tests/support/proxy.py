@@ -14,8 +14,9 @@ class Proxy:
         """So many answers, from now on, that came from the server never arrive: their connections are cut instead."""
         self.word_to_lose = b""
         """The next answer in which this stands never arrives either."""
-        self.hangs = False
-        """As a network that swallows all: connections are taken, nothing goes through, and nothing is made up for."""
+        self.passes = asyncio.Event()
+        """Cleared, it is a network that hangs: connections are taken, and what is sent arrives when it passes again."""
+        self.passes.set()
         self._target = target
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,9 +32,9 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                if not self.hangs:
-                    writer.write(data)
-                    await writer.drain()
+                await self.passes.wait()
+                writer.write(data)
+                await writer.drain()
             writer.write_eof()
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,9 +46,9 @@ class Proxy:
                 if self.answers_to_lose:
                     self.answers_to_lose -= 1
                     return
-                if not self.hangs:
-                    writer.write(data)
-                    await writer.drain()
+                await self.passes.wait()
+                writer.write(data)
+                await writer.drain()
 
 
 @asynccontextmanager
