@@ -26,7 +26,7 @@ async def instances(shop: Shop, service: str) -> dict[str, dict[str, Any]]:
 
 
 @asynccontextmanager
-async def calls(edge: grpc.aio.Channel) -> AsyncGenerator[list[str]]:
+async def calls(edge: grpc.aio.Channel, *metadata: tuple[str, str]) -> AsyncGenerator[list[str]]:
     """Calls product all the time; gives what failed."""
     failed, counted, over = list[str](), 0, asyncio.Event()
     catalogue = product_pb2_grpc.ProductServiceStub(edge)
@@ -35,7 +35,9 @@ async def calls(edge: grpc.aio.Channel) -> AsyncGenerator[list[str]]:
         nonlocal counted
         while not over.is_set():
             try:
-                await catalogue.ListProducts(product_pb2.ListProductsRequest(page_size=1), timeout=30)
+                await catalogue.ListProducts(
+                    product_pb2.ListProductsRequest(page_size=1), metadata=metadata, timeout=30
+                )
             except grpc.aio.AioRpcError as error:
                 failed.append(f"{error.code().name} {error.details()}")
             counted += 1
@@ -82,6 +84,40 @@ async def test_instances_come_and_go_and_are_restarted_without_a_failed_call(
     after = shop.parts()
     assert after.keys() == before.keys()
     assert [name for name in before if before[name]["pid"] != after[name]["pid"]] == ["product"]
+
+
+async def called(shop: Shop) -> set[str]:
+    """Instances of product that got calls in the last second."""
+    return {name for name, each in (await instances(shop, "product")).items() if each["calls_per_s"] > 0}
+
+
+async def test_a_canary_gets_who_asks_for_it_then_a_share_and_then_nothing(shop: Shop, edge: grpc.aio.Channel) -> None:
+    async def are_called(*names: str) -> None:
+        async def looked() -> bool:
+            return await called(shop) == set(names)
+
+        await eventually(looked, f"calls to {', '.join(names)} alone")
+
+    try:
+        assert "no instance of 2.0-test runs" in await does(
+            shop, "canary", "product", "2.0-test", "--header", "x-canary=yes"
+        )
+        await does(shop, "scale", CANARY, "1")
+        async with calls(edge) as failed:
+            await are_called("product")
+        async with calls(edge, ("x-canary", "yes")) as failed_with_header:
+            await are_called(CANARY)
+        async with calls(edge) as failed_by_share:
+            await does(shop, "canary", "product", "2.0-test", "50%")
+            await are_called("product", CANARY)
+            assert f"{CANARY} 50 %" in await does(shop, "mesh", "explain", "edge", "product")
+            await does(shop, "canary", "product", "--off")
+            await are_called("product")
+        assert failed + failed_with_header + failed_by_share == []
+    finally:
+        await does(shop, "scale", CANARY, "0")
+        await does(shop, "canary", "product", "--off")
+    assert "no document" in await does(shop, "policy", "get", "product")
 
 
 async def test_an_explanation_tells_what_envoy_does_and_who_asked_for_it(shop: Shop) -> None:
