@@ -33,7 +33,7 @@ LEASE_MARGIN = timedelta(seconds=5)
 """What a lease is longer than the conversation: time to write down how it ended."""
 
 _QUIT_S = 1.0
-"""For a farewell after the mail was taken."""
+"""For a farewell."""
 
 _MESSAGE_ID_DOMAIN = "shopmesh.dev"
 _MESSAGE_ID_WORDS = {Kind.ORDER_PLACED: "placed", Kind.ORDER_REJECTED: "rejected", Kind.ORDER_CANCELLED: "cancelled"}
@@ -72,23 +72,41 @@ class SmtpAddress:
 
 
 class SmtpServer:
-    """The mail server at an address: one connection per mail, so that none is hindered by another."""
+    """The mail server at an address. Mails in a row share a connection; those side by side have one each."""
 
     def __init__(self, address: SmtpAddress, mail_from: Callable[[], str]) -> None:
         self._address, self._mail_from = address, mail_from
+        self._kept: list[aiosmtplib.SMTP] = []
+        """Over each of them a mail was accepted, and none is on its way."""
 
     async def send(self, attempt: Attempt, until: float) -> Outcome:
         sender = self._mail_from()
         message = render(attempt, sender)
-        smtp, text_under_way = self._client(), False
-        try:
-            async with asyncio.timeout_at(until):
-                await smtp.connect()
-                await _envelope(smtp, sender, attempt.recipient)
-                text_under_way = True
-                await smtp.data(message)
+        if self._kept:
+            outcome = await self._over(self._kept.pop(), message, sender, attempt.recipient, until)
+            # A server that has waited long enough says 421 or just hangs up: that is not about this mail.
+            if not isinstance(outcome, Postponed) or outcome.in_doubt:
+                return outcome
+        return await self._over(self._client(), message, sender, attempt.recipient, until)
+
+    async def hang_up(self) -> None:
+        kept, self._kept = self._kept, []
+        for smtp in kept:
             with suppress(aiosmtplib.SMTPException, OSError):
                 await smtp.quit(timeout=_QUIT_S)
+            smtp.close()
+
+    async def _over(self, smtp: aiosmtplib.SMTP, message: bytes, sender: str, recipient: str, until: float) -> Outcome:
+        """Keeps the connection when the mail was accepted: whatever else was said, the next mail begins anew."""
+        accepted = text_under_way = False
+        try:
+            async with asyncio.timeout_at(until):
+                if not smtp.is_connected:
+                    await smtp.connect()
+                await _envelope(smtp, sender, recipient)
+                text_under_way = True
+                await smtp.data(message)
+            accepted = True
         except aiosmtplib.SMTPResponseException as answer:
             said = f"{answer.code} {answer.message}"
             return Refused(said) if _is_final(answer) else Postponed(said)
@@ -97,7 +115,10 @@ class SmtpServer:
         except (aiosmtplib.SMTPException, OSError) as broken:
             return Postponed(f"{type(broken).__name__}: {broken}", in_doubt=text_under_way)
         finally:
-            smtp.close()
+            if accepted:
+                self._kept.append(smtp)
+            else:
+                smtp.close()
         return Accepted()
 
     def _client(self) -> aiosmtplib.SMTP:
@@ -192,6 +213,8 @@ class Sender:
         # From before the claim: a process that was frozen since does not start what others have taken over.
         until = asyncio.get_running_loop().time() + timeout.total_seconds()
         attempts = await self._outgoing.claim(most, timeout + LEASE_MARGIN)
+        if not attempts:
+            await self._server.hang_up()
         return [(attempt, until) for attempt in attempts]
 
     async def act(self, items: Sequence[Claimed]) -> Sequence[Outcome | Failed]:

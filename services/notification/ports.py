@@ -62,3 +62,7 @@ class MailServer(Protocol):
         Every attempt of one notification has the same Message-ID.
         """
         ...
+
+    async def hang_up(self) -> None:
+        """Lets go of what it keeps for the next mail: there is none for the time being."""
+        ...

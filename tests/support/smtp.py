@@ -34,6 +34,8 @@ class MailServer:
     """What came, whatever was said to it."""
     at_once: int = 0
     """The most mails that were on their way side by side."""
+    conversations: list[SMTP] = field(default_factory=list[SMTP])
+    """One per connection."""
     _under_way: int = 0
 
     @property
@@ -43,6 +45,11 @@ class MailServer:
     @property
     def mails(self) -> list[EmailMessage]:
         return [parsed(envelope) for envelope in self.envelopes]
+
+    def cut(self) -> None:
+        """Ends all conversations, wherever they are."""
+        for conversation in self.conversations:
+            _cut(conversation)
 
     async def handle_RCPT(  # noqa: N802, the name of the command
         self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
@@ -98,14 +105,13 @@ async def mail_server(
     """Listens on a port of 127.0.0.1, 0 for any; with users it asks for authentication."""
     server = MailServer(users=users)
     loop = asyncio.get_running_loop()
-    conversations: set[SMTP] = set()
 
     def converse() -> SMTP:
         options: dict[str, Any] = {"tls_context": starttls, "require_starttls": starttls is not None}
         if users:
             options |= {"auth_required": True, "auth_require_tls": False, "authenticator": server.authenticate}
         smtp = SMTP(server, enable_SMTPUTF8=True, hostname="test", ident="test", loop=loop, **options)
-        conversations.add(smtp)
+        server.conversations.append(smtp)
         return smtp
 
     listening = await loop.create_server(converse, "127.0.0.1", port, ssl=tls)
@@ -114,6 +120,5 @@ async def mail_server(
         yield server
     finally:
         listening.close()
-        for smtp in conversations:
-            _cut(smtp)
+        server.cut()
         await listening.wait_closed()

@@ -2,6 +2,8 @@
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -37,7 +39,22 @@ def attempt(news: News) -> Attempt:
 
 async def send(url: str, attempt: Attempt, timeout_s: float = 30) -> Outcome:
     smtp = SmtpServer(SmtpAddress.parse(url), lambda: SHOP)
+    try:
+        return await in_time(smtp, attempt, timeout_s)
+    finally:
+        await smtp.hang_up()
+
+
+async def in_time(smtp: SmtpServer, attempt: Attempt, timeout_s: float = 30) -> Outcome:
     return await smtp.send(attempt, asyncio.get_running_loop().time() + timeout_s)
+
+
+@asynccontextmanager
+async def smtp_server(server: MailServer) -> AsyncIterator[SmtpServer]:
+    """For several mails."""
+    smtp = SmtpServer(SmtpAddress.parse(server.url), lambda: SHOP)
+    yield smtp
+    await smtp.hang_up()
 
 
 # --- The mail ---
@@ -114,6 +131,80 @@ async def test_an_address_in_another_alphabet_is_sent_as_utf8(server: MailServer
     [envelope], [mail] = server.envelopes, server.mails
     assert envelope.rcpt_tos == ["zoë@müller.example"]
     assert mail["To"] == "zoë@müller.example"
+
+
+# --- The connection ---
+
+
+async def test_mails_in_a_row_share_a_connection_until_there_is_nothing_to_send(server: MailServer) -> None:
+    async with smtp_server(server) as smtp:
+        outcomes = [await in_time(smtp, attempt(placed())) for _ in range(3)]
+        assert len(server.conversations) == 1
+        await smtp.hang_up()
+        outcomes.append(await in_time(smtp, attempt(placed())))
+
+    assert outcomes == [Accepted()] * 4
+    assert len(server.conversations) == 2
+    assert len(server.mails) == 4
+
+
+async def test_mails_side_by_side_have_a_connection_each(server: MailServer) -> None:
+    together = asyncio.Event()
+
+    async def wait_for_all(recipient: str) -> str:
+        del recipient
+        if len(server.envelopes) == 3:
+            together.set()
+        await together.wait()
+        return "250 OK"
+
+    server.to_text = wait_for_all
+    async with smtp_server(server) as smtp:
+        outcomes = await asyncio.gather(*(in_time(smtp, attempt(placed())) for _ in range(3)))
+
+    assert outcomes == [Accepted()] * 3
+    assert server.at_once == 3
+
+
+@pytest.mark.parametrize("last_word", ["", "421 idle for too long\r\n"])
+async def test_a_server_that_hung_up_between_two_mails_is_called_again(server: MailServer, last_word: str) -> None:
+    async with smtp_server(server) as smtp:
+        await in_time(smtp, attempt(placed()))
+        for conversation in server.conversations:
+            assert isinstance(conversation.transport, asyncio.WriteTransport)
+            conversation.transport.write(last_word.encode())
+            conversation.transport.close()
+
+        assert await in_time(smtp, attempt(placed())) == Accepted()
+
+    assert len(server.conversations) == 2
+
+
+async def test_after_a_refused_recipient_the_next_mail_begins_anew(server: MailServer) -> None:
+    async def no_bob(recipient: str) -> str:
+        return "550 no such user" if recipient == "bob@example.com" else "250 OK"
+
+    server.to_recipient = no_bob
+    async with smtp_server(server) as smtp:
+        outcomes = [
+            await in_time(smtp, attempt(placed(recipient=whom)))
+            for whom in ("ann@example.com", "bob@example.com", "carol@example.com")
+        ]
+
+    assert outcomes == [Accepted(), Refused("550 no such user"), Accepted()]
+    assert [envelope.rcpt_tos for envelope in server.envelopes] == [["ann@example.com"], ["carol@example.com"]]
+
+
+async def test_a_kept_connection_that_dies_with_the_text_in_its_hands_leaves_doubt(server: MailServer) -> None:
+    async with smtp_server(server) as smtp:
+        await in_time(smtp, attempt(placed()))
+        server.to_text = hang_up
+
+        outcome = await in_time(smtp, attempt(placed()))
+
+    assert isinstance(outcome, Postponed)
+    assert outcome.in_doubt
+    assert len(server.envelopes) == 2
 
 
 # --- The answers ---

@@ -84,6 +84,9 @@ class WillingServer:
         del attempt, until
         return Accepted()
 
+    async def hang_up(self) -> None:
+        """Keeps nothing."""
+
 
 async def test_what_was_sent_is_written_down_as_soon_as_the_database_is_back() -> None:
     kept = AwayForAMoment()
