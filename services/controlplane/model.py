@@ -7,6 +7,7 @@ An endpoint that vanished may be dead, or etcd may have been stalled or wiped. S
 | was DRAINING | it said goodbye |
 | is put again under the same name | the new one replaces it |
 | has the address of another record | the address is taken |
+| has an older one under its name, of a snapshot that was restored, for one lease ttl | it would be back by now |
 | vanished, and since then its service has had a registration for one lease ttl | it would be back by now |
 
 Whatever did not change is the same object as before, service by service: what is made of a model is made anew only for
@@ -47,7 +48,7 @@ class Endpoint:
     state: State = State.READY
     version: str = ""
     start_time: float = 0.0
-    """Unix seconds; of two records with one address the later start is believed."""
+    """Unix seconds; of two records with one address, or under one name, the later start is believed."""
 
 
 type Instances = Mapping[str, Endpoint]
@@ -76,7 +77,7 @@ class Model:
 
     seen: Seen = field(default_factory=Seen)
     lost: Mapping[Name, tuple[Endpoint, float]] = field(default_factory=dict)
-    """Endpoints that vanished without DRAINING, and when."""
+    """Endpoints that vanished without DRAINING, or went back in time, and when."""
     registered_since: Mapping[str, float] = field(default_factory=dict)
     """Since when a service has had at least one registration, without a break."""
     endpoints: Mapping[str, Instances] = field(default_factory=dict)
@@ -107,8 +108,12 @@ class Model:
                 endpoint = self.of(service).get(instance)
                 if endpoint is not None and endpoint.state is State.READY:
                     lost[Name(service, instance)] = (endpoint, at)
-            for instance in now:
-                lost.pop(Name(service, instance), None)
+            for instance, endpoint in now.items():
+                known = self.of(service).get(instance)
+                if known and known.state is State.READY and endpoint.start_time < known.start_time:
+                    lost.setdefault(Name(service, instance), (known, at))
+                else:
+                    lost.pop(Name(service, instance), None)
             if now:
                 registered_since.setdefault(service, at)
             else:
@@ -160,7 +165,7 @@ class Model:
             held[name.service][name.instance] = endpoint
         for service in changed:
             before = records.get(service, _NOBODY)
-            now = records[service] = {**held[service], **seen.endpoints.get(service, _NOBODY)}
+            now = records[service] = {**seen.endpoints.get(service, _NOBODY), **held[service]}
             for instance, endpoint in before.items():
                 claims[endpoint.address] -= {Name(service, instance)}
             for instance, endpoint in now.items():

@@ -84,6 +84,16 @@ def test_an_instance_that_comes_back_elsewhere_has_one_address() -> None:
     assert model.of("product") == {"product": AT_TWO}
 
 
+def test_an_older_record_under_the_same_name_is_believed_only_when_the_younger_would_be_back() -> None:
+    old, young = Endpoint("127.0.0.1:1001", start_time=1), Endpoint("127.0.0.1:1002", start_time=2)
+    restored = told((0, {ONE: old}), (50, {ONE: young}), (100, {ONE: old}))
+
+    assert restored.of("product") == {"product": young}
+    assert restored.see(seen({ONE: young}), 103).next_change is None
+    assert restored.settled(100 + LEASE_TTL_S - 0.1).of("product") == {"product": young}
+    assert restored.settled(100 + LEASE_TTL_S).of("product") == {"product": old}
+
+
 def test_of_two_records_with_one_address_the_later_start_is_believed() -> None:
     before, after = Endpoint("127.0.0.1:1001", start_time=1), Endpoint("127.0.0.1:1001", start_time=2)
     model = told((0, {ONE: after, TWO: before}))
@@ -114,7 +124,7 @@ RECORDS = st.dictionaries(
 
 
 @given(st.lists(RECORDS, max_size=8))
-def test_whatever_happens_addresses_are_unique_and_what_is_registered_is_served(
+def test_whatever_happens_addresses_are_unique_and_what_is_believed_is_served(
     history: Sequence[dict[Name, Endpoint]],
 ) -> None:
     model = told(*((float(at * 4), endpoints) for at, endpoints in enumerate(history)))
@@ -123,7 +133,8 @@ def test_whatever_happens_addresses_are_unique_and_what_is_registered_is_served(
     addresses = [endpoint.address for endpoint in served.values()]
     assert len(addresses) == len(set(addresses))
     now = history[-1] if history else {}
-    assert {endpoint.address for endpoint in now.values()} <= set(addresses)
+    believed = {name: max(at, served.get(name, at), key=lambda one: one.start_time) for name, at in now.items()}
+    assert {endpoint.address for endpoint in believed.values()} <= set(addresses)
     assert all(name in now or endpoint.state is State.READY for name, endpoint in served.items())
 
 
