@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.faults import HEAD, LONG, OF_THREE, Fault, Price, Row, under
+from tests.support.faults import HEAD, LONG, OF_THREE, OF_TWO, Fault, Price, Row, under
 from tests.support.fleet import Fleet, running_fleet
 
 
@@ -37,4 +37,10 @@ async def test_a_fault_costs_no_more_than_was_promised(
 @pytest.mark.parametrize(("fault", "price"), [pytest.param(*case, id=case[0].__name__) for case in OF_THREE.items()])
 async def test_a_fault_of_one_member_of_etcd_costs_nothing(rows: list[Row], fault: Fault, price: Price) -> None:
     async with running_fleet(etcd_members=3) as fleet:
+        rows.append(await under(fault, fleet, price))
+
+
+@pytest.mark.parametrize(("fault", "price"), [pytest.param(*case, id=case[0].__name__) for case in OF_TWO.items()])
+async def test_a_fault_of_one_of_two_control_planes_costs_nothing(rows: list[Row], fault: Fault, price: Price) -> None:
+    async with running_fleet(control_planes=2) as fleet:
         rows.append(await under(fault, fleet, price))

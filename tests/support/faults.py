@@ -171,6 +171,20 @@ async def control_plane_frozen(fleet: Fleet, load: Load) -> str:
     return ""
 
 
+async def one_of_two_control_planes_killed(fleet: Fleet, load: Load) -> str:
+    """Of two control planes the one that Envoy listens to is killed; an instance is restarted meanwhile."""
+    port = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
+    (lost,) = [one for one in fleet.mesh.controlplanes if one.port == port]
+    lost.kill()
+    await _replace(fleet, "a")
+    await fleet.well()
+    told_by = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
+    assert told_by != port
+    await load.seconds(1)
+    await asyncio.to_thread(lost.start)
+    return ""
+
+
 # --- etcd ----------------------------------------------------------------------------------------------------------
 def etcd_stopped(outage_s: float) -> Fault:
     async def fault(fleet: Fleet, load: Load) -> str:
@@ -306,3 +320,5 @@ LONG: dict[Fault, Price] = {
     etcd_stopped(600): Price.NOTHING,
 }
 OF_THREE: dict[Fault, Price] = {member_killed: Price.NOTHING, member_frozen: Price.NOTHING}
+OF_TWO: dict[Fault, Price] = {one_of_two_control_planes_killed: Price.NOTHING}
+"""Where there are two control planes, neither of them a leader."""

