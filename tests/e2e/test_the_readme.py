@@ -31,7 +31,11 @@ async def walked(shop: Shop, script: str) -> str:
     script = script.replace(".venv/bin/", f"{Path(sysconfig.get_path('scripts'))}/")
     if not shutil.which("grpcurl"):
         script = re.sub(r"^grpcurl .*\n", "", script, flags=re.MULTILINE)
-    told = {"SHOPMESH_STATE": shop.state, "SHOPMESH_CLIENT_SECRET_FILE": shop.state / "secrets" / "order"}
+    told = {
+        "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
+        "SHOPMESH_STATE": str(shop.state),
+        "SHOPMESH_CLIENT_SECRET_FILE": str(shop.state / "secrets" / "order"),
+    }
     shell = await asyncio.create_subprocess_exec(
         "bash", "-ec", script, env=os.environ | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -67,6 +71,16 @@ async def test_the_mesh_is_steered_as_printed(shop: Shop) -> None:
     assert re.findall(r"^(200|429)$", limited, re.MULTILINE) == ["200", "200", "429", "429"]
     assert "rate_limit.address.calls 1 -> 200" in limited
     assert "product@2.0-test" in tried
+
+
+async def test_behaviour_is_changed_as_the_operators_document_says(shop: Shop) -> None:
+    documents, faults = commands("Changing behaviour: `config` and `policy`", "docs/operating.md")
+
+    changed = await walked(shop, documents)
+    broken = await walked(shop, faults)
+
+    assert "hold_ttl 900s -> 600s" in changed, changed
+    assert "ReserveStock" in broken
 
 
 async def test_the_recipes_work_as_printed(shop: Shop) -> None:
