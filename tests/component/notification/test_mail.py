@@ -125,6 +125,17 @@ async def test_a_header_with_a_line_break_is_never_sent(server: MailServer) -> N
     assert not server.envelopes
 
 
+async def test_a_subject_in_another_alphabet_is_read_as_it_was_written(server: MailServer) -> None:
+    subject = "Bestellung für Zoë 👩‍🌾 " + "und noch mehr " * 20
+    assert await send(server.url, replace(attempt(placed()), letter=Letter(subject, "Hello", None))) == Accepted()
+
+    [envelope], [mail] = server.envelopes, server.mails
+    assert isinstance(envelope.content, bytes)
+    assert max(map(len, envelope.content.splitlines())) < 998  # RFC 5322, section 2.1.1
+    assert envelope.content.isascii()
+    assert mail["Subject"] == subject
+
+
 async def test_an_address_in_another_alphabet_is_sent_as_utf8(server: MailServer) -> None:
     assert await send(server.url, attempt(placed(recipient="zoë@müller.example"))) == Accepted()
 
