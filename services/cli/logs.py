@@ -83,7 +83,7 @@ class Reader:
     def new(self) -> list[Line]:
         """Lines since the last time, at first everything kept, in order of time."""
         names = [self._part] if self._part else part_names(self._folder)
-        return sorted((line for name in names for line in self._new_of(name)), key=lambda line: _time(line[1]))
+        return sorted((line for name in names for line in self._new_of(name)), key=lambda line: time_of(line[1]))
 
     def _new_of(self, name: str) -> list[Line]:
         path, old = self._folder / f"{name}.jsonl", self._folder / f"{name}.jsonl.1"
@@ -113,7 +113,7 @@ def of_order(order: str, found: list[Line], traces: set[str]) -> list[Line]:
 
 def rendered(part: str, line: dict[str, Any]) -> str:
     """One line for reading: when, who, how bad, what, and the rest as key=value."""
-    when = _time(line)[11:23]
+    when = time_of(line)[11:23]
     message = line.get("message", line.get("msg", line.get("event", "")))
     level = str(line.get("level", line.get("severity", "info"))).lower()
     known = {
@@ -148,6 +148,6 @@ def _parsed(part: str, path: Path, start: int) -> tuple[list[Line], int]:
     return found, start + len(whole) + len(newline)
 
 
-def _time(line: dict[str, Any]) -> str:
+def time_of(line: dict[str, Any]) -> str:
     """RFC 3339 text, which sorts; etcd calls it `ts`."""
     return str(line.get("time", line.get("timestamp", line.get("ts", ""))))

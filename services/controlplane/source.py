@@ -143,7 +143,8 @@ class Source:
                 if not await self._etcd.commit(dict(batch), unchanged=dict.fromkeys(keys | {self._seeded}, 0)):
                     break  # another control plane or an operator was quicker: look again
             else:
-                _log.warning("etcd was empty: the last good documents are put back", keys=sorted(missing))
+                if missing:
+                    _log.warning("etcd was wiped: the last good documents are put back", keys=sorted(missing))
         return await self._etcd.get_prefix(prefix)
 
     def _note_endpoints(self, changed: str | None) -> None:

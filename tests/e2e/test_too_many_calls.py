@@ -10,6 +10,7 @@ from tests.support.limits import no_limits
 from tests.support.refused import outcome
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer
+from tests.support.waiting import DEADLINE_S
 
 OK, EXHAUSTED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -28,11 +29,15 @@ async def test_a_flood_is_refused_until_its_limit_is_lifted(shop: Shop, edge: gr
         return Counter(await asyncio.gather(*(list_orders(user) for _ in range(600))))
 
     limited = await flood("ann")
+    async with asyncio.timeout(DEADLINE_S):
+        while not limited[
+            EXHAUSTED
+        ]:  # a machine that is busy may take 12 s for the first 600, and then none is too much
+            limited += await flood("ann")
     bob = await list_orders("bob")
     async with no_limits(shop):
         lifted = await flood("ann")
 
     assert limited[OK] >= 100
-    assert limited[EXHAUSTED] > 0
     assert bob is OK
     assert lifted[EXHAUSTED] == 0

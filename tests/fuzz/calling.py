@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -74,6 +75,7 @@ class Outside:
     _tokens: dict[str, tuple[float, str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        self.since = datetime.now(UTC)
         self.requests = Requests(self.known)
         self.processes = {name: part["pid"] for name, part in self.shop.parts().items()}
         self._instances = {name: str(part["address"]) for name, part in self.shop.parts().items()}

@@ -134,7 +134,7 @@ async def test_faults_are_made_of_the_calls_they_are_meant_for(bare_mesh: Mesh, 
         await eventually(look, "ann's calls are aborted")
         began = time.monotonic()
         assert await codes(peer, IDEMPOTENT, [("x-user", "bob")]) == {"OK"}
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - began > 0.25
         assert await codes(peer, IDEMPOTENT, [("x-user", "carol")], times=40) == {"OK", "RESOURCE_EXHAUSTED"}
 
     async def healed() -> bool:
