@@ -58,6 +58,11 @@ class Server:
         self._await_port()
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """As a crash of the machine does: all of it at once. The port is free again when this returns."""
         self._end(signal.SIGKILL, self._processes())
