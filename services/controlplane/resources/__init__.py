@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from services.controlplane.contract import Contract
 from services.controlplane.model import Model, differing
 from services.controlplane.resources.clusters import assignments, jwks_cluster, otlp_cluster, service_clusters
+from services.controlplane.resources.encoding import Pieces
 from services.controlplane.resources.listeners import edge_listener, mesh_listener
 from services.controlplane.resources.routes import edge_routes, mesh_routes
 from services.controlplane.resources.surroundings import HostPort, Surroundings
@@ -27,6 +28,7 @@ class Resources:
             edge_listener(contract, surroundings),
             mesh_listener(surroundings),
         ]
+        self._pieces = Pieces()
         self._model = Model()
         self._made: dict[str, Sequence[Resource]] = {}
         """By service; the routes of all stand by themselves."""
@@ -63,5 +65,5 @@ class Resources:
         ]
 
     def _routes(self, model: Model) -> Sequence[Resource]:
-        rules = (self._contract, model.seen.policies, model.seen.sampling)
+        rules = (self._contract, model.seen.policies, model.seen.sampling, self._pieces)
         return [edge_routes(*rules), mesh_routes(*rules)]

@@ -32,7 +32,7 @@ from services.controlplane.contract import Contract, Rpc
 from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
 from services.controlplane.resources.carried import Way, carried, to_cluster
 from services.controlplane.resources.clusters import CONTROL_PLANE
-from services.controlplane.resources.encoding import packed
+from services.controlplane.resources.encoding import Pieces, field, packed
 from services.controlplane.resources.limits import by_address, by_user, limits
 from services.controlplane.resources.replies import DOOR
 from services.controlplane.resources.versions import cluster_name, versions_of
@@ -73,30 +73,30 @@ type Sampling = Mapping[str, float]
 """Percent of new traces, per service."""
 
 
-def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> Resource:
+# Numbers of repeated fields, whose items are encoded one by one.
+_HOSTS_OF_A_TABLE = 2
+_ROUTES_OF_A_HOST = 3
+
+
+def edge_routes(contract: Contract, policies: Policies, sampling: Sampling, pieces: Pieces) -> Resource:
     """The way in: exact gRPC paths only. REST paths have become those when a call is routed."""
     rpcs = [rpc for rpc in contract.rpcs if rpc.at_edge]
     routes = [
-        route for rpc in rpcs for route in _edge_calls(rpc, policies[rpc.service], _tracing(sampling[rpc.service]))
+        *(
+            pieces.of(
+                _ROUTES_OF_A_HOST, f"calls {rpc.path}", _edge_calls, rpc, policies[rpc.service], sampling[rpc.service]
+            )
+            for rpc in rpcs
+        ),
+        pieces.of(_ROUTES_OF_A_HOST, "answered here", _answered_here),
+        *(pieces.of(_ROUTES_OF_A_HOST, f"preflight {rpc.path}", _preflight, rpc) for rpc in rpcs),
+        pieces.of(_ROUTES_OF_A_HOST, "document", _document, contract.openapi),
+        *(pieces.of(_ROUTES_OF_A_HOST, f"rest {rpc.path}", _rest, rpc, sampling[rpc.service]) for rpc in rpcs),
     ]
-    routes += [
-        Route(
-            name=path,
-            match=_call(path),
-            route=to_cluster(CONTROL_PLANE, None),
-            metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
-            typed_per_filter_config=for_anybody(),
-        )
-        for path in ANSWERED_HERE
-    ]
-    routes += [_preflight(rpc) for rpc in rpcs]
-    routes.append(_document(contract.openapi))
-    routes += [_rest(rpc, pattern, sampling[rpc.service]) for rpc in rpcs for pattern in rpc.http_patterns]
     rate_limits = {service: policy.rate_limit for service, policy in policies.items()}
     host = VirtualHost(
         name=EDGE,
         domains=["*"],
-        routes=routes,
         request_headers_to_remove=[DOOR],
         # Over gRPC messages stream through, and the service refuses what is too large.
         typed_per_filter_config=_cors()
@@ -105,28 +105,46 @@ def edge_routes(contract: Contract, policies: Policies, sampling: Sampling) -> R
     )
     table = RouteConfiguration(
         name=EDGE,
-        virtual_hosts=[host],
         request_headers_to_add=[_TRAILERS],
         max_direct_response_body_size_bytes=len(contract.openapi),
     )
-    return Resource(Kind.ROUTES, EDGE, bytes(table), _clusters_of(rpcs, policies))
+    body = bytes(table) + field(_HOSTS_OF_A_TABLE, bytes(host) + b"".join(routes))
+    return Resource(Kind.ROUTES, EDGE, body, _clusters_of(rpcs, policies))
 
 
-def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling) -> Resource:
+def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling, pieces: Pieces) -> Resource:
     """Between services: the authority is the name of a service."""
     hosts = [
-        VirtualHost(
-            name=service,
-            domains=[service],
-            routes=_mesh_calls(service, contract.of(service), policies[service], _tracing(sampling[service])),
+        pieces.of(
+            _HOSTS_OF_A_TABLE, f"mesh {service}", _mesh_host, service, contract.of(service), policies[service],
+            sampling[service],
         )
         for service in contract.services
-    ]
-    table = RouteConfiguration(name=MESH, virtual_hosts=hosts, ignore_port_in_host_matching=True)
-    return Resource(Kind.ROUTES, MESH, bytes(table), _clusters_of(contract.rpcs, policies))
+    ]  # fmt: skip
+    table = RouteConfiguration(name=MESH, ignore_port_in_host_matching=True)
+    body = bytes(table) + b"".join(hosts)
+    return Resource(Kind.ROUTES, MESH, body, _clusters_of(contract.rpcs, policies))
 
 
-def _edge_calls(rpc: Rpc, policy: policy_pb2.Policy, tracing: Tracing) -> Iterator[Route]:
+def _mesh_host(
+    service: str, rpcs: Sequence[Rpc], policy: policy_pb2.Policy, sampling_percent: float
+) -> Iterator[VirtualHost]:
+    routes = _mesh_calls(service, rpcs, policy, _tracing(sampling_percent))
+    yield VirtualHost(name=service, domains=[service], routes=routes)
+
+
+def _answered_here() -> Iterator[Route]:
+    for path in ANSWERED_HERE:
+        yield Route(
+            name=path,
+            match=_call(path),
+            route=to_cluster(CONTROL_PLANE, None),
+            metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
+            typed_per_filter_config=for_anybody(),
+        )
+
+
+def _edge_calls(rpc: Rpc, policy: policy_pb2.Policy, sampling_percent: float) -> Iterator[Route]:
     metadata = (by_address if rpc.public else by_user)(rpc.service, policy.rate_limit)
     access = for_anybody() if rpc.public else for_roles(rpc.roles)
     for some in carried(rpc.service, rpc, policy, Way.EDGE):
@@ -136,7 +154,7 @@ def _edge_calls(rpc: Rpc, policy: policy_pb2.Policy, tracing: Tracing) -> Iterat
             route=some.action,
             metadata=metadata,
             typed_per_filter_config=access | some.filters,
-            tracing=tracing,
+            tracing=_tracing(sampling_percent),
         )
 
 
@@ -172,9 +190,9 @@ def _method(name: str) -> HeaderMatcher:
     return HeaderMatcher(name=":method", string_match=StringMatcher(exact=name))
 
 
-def _preflight(rpc: Rpc) -> Route:
+def _preflight(rpc: Rpc) -> Iterator[Route]:
     """Where a browser asks whether it may call: CORS answers, and no call passes."""
-    return Route(
+    yield Route(
         name=f"{rpc.path} preflight",
         match=RouteMatch(path=rpc.path, headers=[_method("OPTIONS")]),
         route=RouteAction(cluster=rpc.service),
@@ -182,24 +200,25 @@ def _preflight(rpc: Rpc) -> Route:
     )
 
 
-def _rest(rpc: Rpc, pattern: str, sampling_percent: float) -> Route:
-    """A REST path before it is transcoded: here traces are sampled and preflights answered, and no call passes."""
-    return Route(
-        name=f"{rpc.path} REST",
-        match=RouteMatch(safe_regex=RegexMatcher(regex=pattern)),
-        route=RouteAction(cluster=rpc.service),
-        # The transcoder would take a body of any size.
-        typed_per_filter_config=for_nobody()
-        | {BUFFER: packed(BufferPerRoute(buffer=Buffer(max_request_bytes=REST_BODY_BYTES)))},
-        tracing=_tracing(sampling_percent),
-    )
+def _rest(rpc: Rpc, sampling_percent: float) -> Iterator[Route]:
+    """REST paths before they are transcoded: here traces are sampled and preflights answered, and no call passes."""
+    for pattern in rpc.http_patterns:
+        yield Route(
+            name=f"{rpc.path} REST",
+            match=RouteMatch(safe_regex=RegexMatcher(regex=pattern)),
+            route=RouteAction(cluster=rpc.service),
+            # The transcoder would take a body of any size.
+            typed_per_filter_config=for_nobody()
+            | {BUFFER: packed(BufferPerRoute(buffer=Buffer(max_request_bytes=REST_BODY_BYTES)))},
+            tracing=_tracing(sampling_percent),
+        )
 
 
-def _document(openapi: bytes) -> Route:
+def _document(openapi: bytes) -> Iterator[Route]:
     """What there is over REST, for anybody and for pages of any origin."""
     # The cors filter leaves routes without a cluster alone.
     headers = {"content-type": "application/json", "access-control-allow-origin": "*"}
-    return Route(
+    yield Route(
         name=DOCUMENT,
         match=RouteMatch(
             path=DOCUMENT,
