@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, costs, report
+from bench import contenders, costs, mesh, report
 from bench.contenders import Contender, Peer, Product
 from bench.load import Order
 from services.cli.identity import access_token
@@ -162,6 +162,9 @@ def main() -> None:
     try:
         if options.starts:
             run.note("starts_s", start_times(folder / "shop", options.starts))
+        if options.mesh:
+            print("the mesh", flush=True)
+            run.note("mesh", mesh.measure())
         with ExitStack() as held:
             shop = _shop(held, folder)
             issuer = contenders.issuer_of(shop)
@@ -237,6 +240,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--starts", type=int, default=5, help="how often the start of the shop is timed")
     parser.add_argument("--no-count", dest="count", action="store_false", help="do not count SQL statements")
+    parser.add_argument(
+        "--no-mesh", dest="mesh", action="store_false", help="leave out what `python -m bench.mesh` does"
+    )
     parser.add_argument("--fastapi-python", type=Path, default=Path(".tools/bench/bin/python"), help="has FastAPI")
     parser.add_argument("--results", type=Path, help="file of all figures; bench/results/<time>.json")
     return parser.parse_args()

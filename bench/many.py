@@ -68,11 +68,12 @@ def main() -> None:
     """Until SIGTERM."""
     services = [name(number) for number in range(int(sys.argv[1]))]
     contract = Contract.read(descriptors(services), b"{}")
-    seeds = Seeds.read(resource("etcd/seed"), [_SEEDED])
+    seeds = Seeds.read(resource("etcd/seed"), {_SEEDED: ()})
     seeds = replace(
         seeds,
         policies=dict.fromkeys(services, seeds.policies[_SEEDED]),
         processes=dict.fromkeys(services, seeds.processes[_SEEDED]),
+        methods=contract.methods,
     )
     settings = Settings.read(SERVICE, os.environ)
     logs.configure(settings.service, settings.instance)

@@ -78,6 +78,7 @@ def tell(run: Row) -> str:
     calls = dict.fromkeys(row["call"] for row in loads)
     parts += [_speeds(call, [row for row in loads if row["call"] == call]) for call in calls]
     parts += [_cpu(loads), _trips(run["round_trips"]), _memory(run["memory_mib"]), _goals(loads)]
+    parts += [mesh(run["mesh"])] if "mesh" in run else []
     return "\n\n".join(parts)
 
 
@@ -147,6 +148,37 @@ def _goals(loads: Sequence[Row]) -> str:
         lines.append((goal.call, goal.what, f"{goal.of} / {goal.to}", bar, _spread(found), "met" if met else "MISSED"))
     columns = ("call", "measure at concurrency 16", "of", "goal", "found", "")
     return _table("Goals", columns, lines)
+
+
+def mesh(sizes: Sequence[Row]) -> str:
+    """What bench.mesh found."""
+    puts, starts, calls = [], [], []
+    for row in sizes:
+        size = f"{row['services']} x {row['instances']}, {row['streams']} streams"
+        for what in ("endpoint", "policy"):
+            took, change = [1000 * each for each in row[what]["took_s"]], row[what]
+            p50, p99 = median(took), took[min(len(took) - 1, int(0.99 * len(took)))]
+            cpu = 1000 * change["cpu_s_per_change"]
+            puts.append((size, what, f"{p50:.1f}", f"{p99:.1f}", f"{cpu:.1f}", f"{change['bytes_per_change']:.0f}"))
+        for begun in row["starts"]:
+            file = "yes" if begun["last_good"] else "no"
+            starts.append((size, file, f"{begun['took_s']:.1f}", f"{begun['cpu_s']:.1f}"))
+        for (concurrency, way), rows in _by(row.get("calls", ()), "concurrency", "way").items():
+            figures = [_spread([each[key] for each in rows]) for key in ("p50", "p99", "per_second")]
+            cpus = [_spread([each["cpu_ms"][role] for each in rows]) for role in ("ends", "envoy")]
+            calls.append((concurrency, way, *figures, *cpus))
+    changes = ("services x instances", "put of", "p50 ms", "p99 ms", "control plane CPU ms a change", "bytes a stream")
+    return "\n\n".join(
+        (
+            _table("From a put in etcd to the traffic", changes, puts),
+            _table("Start of the control plane", ("services x instances", "last good file", "s", "CPU s"), starts),
+            _table(
+                "A call past Envoy and through it",
+                ("c", "way", "p50 ms", "p99 ms", "calls/s", "CPU ms: caller and called", "Envoy"),
+                calls,
+            ),
+        )
+    )
 
 
 def _by(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:

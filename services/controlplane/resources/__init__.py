@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from mesh.v1 import policy_pb2
+
 from services.controlplane.contract import Contract
 from services.controlplane.model import Model, differing
 from services.controlplane.resources.clusters import assignments, jwks_cluster, otlp_cluster, service_clusters
@@ -29,6 +31,8 @@ class Resources:
             mesh_listener(surroundings),
         ]
         self._pieces = Pieces()
+        self._clusters: dict[str, tuple[policy_pb2.Policy, Sequence[Resource]]] = {}
+        """By service, with the policy that they are made of."""
         self._model = Model()
         self._made: dict[str, Sequence[Resource]] = {}
         """By service; the routes of all stand by themselves."""
@@ -59,8 +63,11 @@ class Resources:
     def _of(self, service: str, model: Model) -> Sequence[Resource]:
         """The clusters of a service and their assignments."""
         policy, streams = model.seen.policies[service], self._contract.has_streams(service)
+        made = self._clusters.get(service)
+        if made is None or made[0] != policy:
+            made = self._clusters[service] = (policy, service_clusters(service, policy, streams=streams))
         return [
-            *service_clusters(service, policy, streams=streams),
+            *made[1],
             *assignments(service, policy.canary, model.of(service), streams=streams),
         ]
 
