@@ -51,6 +51,8 @@ class Settings:
     ads_listen: str
     edge_listen: str
     mesh_listen: str
+    envoy_admin: str
+    """`host:port` of Envoy's admin, for the control plane. Empty: nobody tells of its breakers."""
 
     @classmethod
     def read(cls, service: str, environ: Mapping[str, str] = os.environ) -> Self:
@@ -87,6 +89,7 @@ class Settings:
             ads_listen=address("ADS_LISTEN", "127.0.0.1:18000"),
             edge_listen=address("EDGE_LISTEN", "127.0.0.1:8080"),
             mesh_listen=address("MESH_LISTEN", "127.0.0.1:10000"),
+            envoy_admin=address("ENVOY_ADMIN", "") if value("ENVOY_ADMIN", "") else "",
         )
 
     def advertised(self, port: int) -> str:

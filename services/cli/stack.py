@@ -168,6 +168,7 @@ class Stack:
             "SHOPMESH_ADS_LISTEN": f"{HOST}:{self.ports['ads']}",
             "SHOPMESH_EDGE_LISTEN": f"{HOST}:{self.ports['edge']}",
             "SHOPMESH_MESH_LISTEN": f"{HOST}:{self.ports['mesh']}",
+            "SHOPMESH_ENVOY_ADMIN": f"{HOST}:{self.ports['envoy-admin']}",
         }
         return Process(
             "controlplane",

@@ -16,7 +16,7 @@ from services.chassis.etcd import Etcd
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
-from services.controlplane import edge
+from services.controlplane import breakers, edge
 from services.controlplane.ads import DiscoveryService, Refusal
 from services.controlplane.contract import Contract
 from services.controlplane.control import Control
@@ -76,6 +76,7 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
             source.follow(control.see),
             status.run(),
             _tell_refusals(discovery.refusals, status),
+            breakers.follow(settings.envoy_admin, services),
         )
         tasks = [group.create_task(each) for each in running]
         await stopped.wait()

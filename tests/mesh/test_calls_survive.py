@@ -204,6 +204,23 @@ async def test_a_full_service_refuses_at_once(bare_mesh: Mesh, peer: grpc.aio.Ch
         await etcd.delete(key)
 
 
+async def test_the_log_tells_when_a_breaker_opens_and_closes(bare_mesh: Mesh, peer: grpc.aio.Channel) -> None:
+    log = bare_mesh.controlplane.folder / "log"
+    begin = len(log.read_text())
+
+    async def told(event: str) -> bool:
+        # Until it is told there is always more than one call under way.
+        await asyncio.gather(*(outcome(call(peer, IDEMPOTENT, metadata=slow, timeout=5)) for _ in range(3)))
+        return any(event in line and SERVICE in line for line in log.read_text()[begin:].splitlines())
+
+    async with bare_mesh.instances("a", of=[SERVICE]), bare_mesh.policy(SERVICE, circuit_breaker={"max_requests": 1}):
+        slow = [("x-wait", "0.3")]
+        await eventually(lambda: told("breaker opened"), "it is told that the breaker opened")
+    async with bare_mesh.instances("a", of=[SERVICE]):
+        slow = []
+        await eventually(lambda: told("breaker closed"), "it is told that the breaker closed")
+
+
 async def connected(mesh: Mesh) -> None:
     """Returns when Envoy listens to a control plane."""
 

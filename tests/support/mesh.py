@@ -219,6 +219,7 @@ def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1, control_plan
                 "SHOPMESH_INSTANCE": name,
                 "SHOPMESH_EDGE_LISTEN": envoy.edge,
                 "SHOPMESH_MESH_LISTEN": envoy.mesh,
+                "SHOPMESH_ENVOY_ADMIN": envoy.admin.removeprefix("http://"),
                 "SHOPMESH_ETCD": etcd.endpoints,
                 "SHOPMESH_ISSUER": issuer.url,
                 "SHOPMESH_JWKS_URL": issuer.jwks_url,
