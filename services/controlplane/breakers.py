@@ -78,7 +78,8 @@ async def follow(admin: str, services: frozenset[str], tell: Callable[..., objec
         while True:
             try:
                 now = reading((await envoy.get(_STATS)).raise_for_status().json(), services)
-            except (httpx.HTTPError, ValueError) as error:
+            except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
+                # It is away, or somebody else answers there: neither keeps a control plane from its work.
                 if not away:
                     _log.info("Envoy does not tell of its breakers", error=repr(error))
                 away = True

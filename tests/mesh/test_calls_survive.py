@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from tests.support.waiting import eventually
 
 SERVICE = "notification"
 IDEMPOTENT = "/shop.notification.v1.NotificationService/ListNotifications"
+NOT_IDEMPOTENT = "/shop.notification.v1.NotificationService/NewRpc"
 WORKERS = 8
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 
@@ -168,7 +170,7 @@ async def test_a_slow_try_is_given_up_only_if_it_may_run_twice(bare_mesh: Mesh, 
         slow = [("x-wait", "0.8")]
 
         tried_again = await outcome(call(peer, IDEMPOTENT, metadata=slow, timeout=5))
-        waited_for = await outcome(call(peer, "/shop.notification.v1.NotificationService/NewRpc", metadata=slow))
+        waited_for = await outcome(call(peer, NOT_IDEMPOTENT, metadata=slow))
 
         # Three tries of 0.5 s each, all too short.
         assert tried_again.code is UNAVAILABLE
@@ -219,6 +221,47 @@ async def test_the_log_tells_when_a_breaker_opens_and_closes(bare_mesh: Mesh, pe
     async with bare_mesh.instances("a", of=[SERVICE]):
         slow = []
         await eventually(lambda: told("breaker closed"), "it is told that the breaker closed")
+
+
+@pytest.mark.parametrize(("path", "tried_again"), [(IDEMPOTENT, True), (NOT_IDEMPOTENT, False)])
+async def test_what_an_instance_had_begun_is_tried_again_only_if_that_does_no_harm(
+    bare_mesh: Mesh, peer: grpc.aio.Channel, path: str, tried_again: bool
+) -> None:
+    ids = [f"{path}-{number}" for number in range(20)]
+    async with bare_mesh.instances("a", "b", of=[SERVICE]) as (a, _):
+        slow = [call(peer, path, metadata=[("x-wait", "0.4"), ("x-call", id)], timeout=30) for id in ids]
+
+        async def begun() -> bool:
+            return set(ids) <= bare_mesh.carried_out().keys()
+
+        await eventually(begun, "every call has been begun")
+        a.end()
+        codes = Counter([(await outcome(one)).code for one in slow])
+
+        carried_out = Counter({id: bare_mesh.carried_out()[id] for id in ids})
+    if tried_again:
+        assert codes == {OK: 20}
+        assert carried_out.total() > 20
+    else:
+        assert codes[UNAVAILABLE] > 0
+        assert codes[OK] > 0
+        assert set(carried_out.values()) == {1}
+
+
+async def test_with_no_instance_left_the_answer_does_not_wait_for_a_deadline(
+    bare_mesh: Mesh, peer: grpc.aio.Channel
+) -> None:
+    async with bare_mesh.instances("a", of=[SERVICE]) as (a,):
+        a.process.send_signal(signal.SIGSTOP)
+        await bare_mesh.healthy(SERVICE, 0)
+        took = []
+        for _ in range(20):
+            began = time.monotonic()
+            assert (await outcome(call(peer, IDEMPOTENT, timeout=5))).code is UNAVAILABLE
+            took.append(time.monotonic() - began)
+
+    # The best of them: the machine may be busy.
+    assert min(took) < 0.05
 
 
 async def connected(mesh: Mesh) -> None:
