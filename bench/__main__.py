@@ -240,9 +240,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--starts", type=int, default=5, help="how often the start of the shop is timed")
     parser.add_argument("--no-count", dest="count", action="store_false", help="do not count SQL statements")
-    parser.add_argument(
-        "--no-mesh", dest="mesh", action="store_false", help="leave out what `python -m bench.mesh` does"
-    )
+    parser.add_argument("--mesh", action="store_true", help="begin with what `python -m bench.mesh` does")
     parser.add_argument("--fastapi-python", type=Path, default=Path(".tools/bench/bin/python"), help="has FastAPI")
     parser.add_argument("--results", type=Path, help="file of all figures; bench/results/<time>.json")
     return parser.parse_args()
