@@ -43,6 +43,11 @@ def parsed[M: Message](document: bytes, kind: type[M]) -> M:
     return message
 
 
+def rendered(message: Message) -> bytes:
+    """As values stand in etcd: one line, proto field names."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None).encode()
+
+
 def near(word: str, words: list[str]) -> str:
     """A hint for who mistyped: ` (did you mean edge?)`, else all there is."""
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)

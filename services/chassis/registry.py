@@ -4,10 +4,10 @@ import asyncio
 import random
 from contextlib import aclosing, suppress
 
-from google.protobuf import json_format
 from mesh.v1 import registry_pb2
 
 from services.chassis import logs
+from services.chassis.documents import rendered
 from services.chassis.etcd import Change, Etcd, EtcdUnavailable, Snapshot, patiently
 from services.chassis.patience import describe
 
@@ -111,4 +111,4 @@ class Registration:
             return True
 
     def _record(self) -> bytes:
-        return json_format.MessageToJson(self._endpoint, preserving_proto_field_name=True, indent=None).encode()
+        return rendered(self._endpoint)

@@ -4,10 +4,10 @@ import asyncio
 import random
 from collections.abc import Iterable
 
-from google.protobuf import json_format
 from mesh.v1 import registry_pb2
 
 from services.chassis import logs
+from services.chassis.documents import rendered
 from services.chassis.etcd import Etcd, EtcdUnavailable, patiently
 from services.chassis.patience import describe
 
@@ -83,4 +83,4 @@ class StatusRecord:
         return True
 
     def _record(self) -> bytes:
-        return json_format.MessageToJson(self._status, preserving_proto_field_name=True, indent=None).encode()
+        return rendered(self._status)

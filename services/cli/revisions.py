@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from mesh.v1 import config_pb2, policy_pb2
 
-from services.chassis.documents import DocumentRefused, effective, parsed
+from services.chassis.documents import DocumentRefused, effective, parsed, rendered
 from services.chassis.etcd import Entry, Etcd
 from services.chassis.policies import unusable
 from services.cli.process import CannotStart
@@ -122,7 +122,7 @@ async def write(
             puts[kind.key(service)] = new.encode()
         change = config_pb2.DocumentChange(author=_author(), action=action[:200], old=old.text, new=new)
         change.time.GetCurrentTime()
-        puts[entry] = json_format.MessageToJson(change, preserving_proto_field_name=True, indent=None).encode()
+        puts[entry] = rendered(change)
     if not await etcd.commit(puts, deletes, unchanged=unchanged):
         return None
     done = {}
