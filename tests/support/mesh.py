@@ -106,7 +106,7 @@ class Envoy(Server):
 
     def listens_to(self) -> int:
         """The port of the control plane that it is connected with."""
-        answer = httpx.get(f"{self.admin}/clusters?format=json", trust_env=False).json()
+        answer = self.asked("clusters?format=json").json()
         for cluster in answer["cluster_statuses"]:
             for host in cluster.get("host_statuses", []) if cluster["name"] == "controlplane" else []:
                 if any(one["name"] == "cx_active" and one.get("value", "0") != "0" for one in host["stats"]):
