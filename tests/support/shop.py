@@ -33,14 +33,14 @@ class Shop:
     supervisor: subprocess.Popen[str]
     said: list[str]
 
-    def command(self, *words: str, check: bool = True) -> str:
+    def command(self, *words: str, check: bool = True, deadline_s: float = DEADLINE_S) -> str:
         """What `shopmesh WORDS` prints. Raises AssertionError when it fails, unless told not to check."""
         done = subprocess.run(
             [sys.executable, "-m", "services.cli", *words],
             env={**os.environ, "SHOPMESH_STATE": str(self.state)},
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=deadline_s,
             check=False,
         )
         if check:
