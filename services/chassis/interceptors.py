@@ -81,6 +81,8 @@ class Around(grpc.aio.ServerInterceptor):
     def __init__(self, around: Surroundings, admit: Admission) -> None:
         self._around, self._admit = around, admit
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self.last_call = 0.0
+        """When one came, by the monotonic clock."""
 
     async def intercept_service(
         self,
@@ -89,6 +91,7 @@ class Around(grpc.aio.ServerInterceptor):
     ) -> Any:  # noqa: ANN401
         method = handler_call_details.method
         if known := self._wrapped.get(method):
+            self.last_call = time.monotonic()
             return known
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(OWN_METHODS):

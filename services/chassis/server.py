@@ -22,6 +22,7 @@ from services.chassis.auth import Keys, Rule, ServiceToken, Tokens, admission, r
 from services.chassis.bus import Bus
 from services.chassis.config import LiveConfig
 from services.chassis.database import Database
+from services.chassis.draining import HEARD_S, until_no_call_comes
 from services.chassis.etcd import Etcd
 from services.chassis.interceptors import Around, surroundings
 from services.chassis.messages import from_duration, violations
@@ -33,8 +34,6 @@ from services.chassis.status import StatusRecord
 from services.chassis.tracing import tracing
 from services.files import resource
 
-HEARD_S = 0.2
-"""How long after DRAINING calls still come: by then every Envoy has heard of it."""
 GRACE_S = 5.0
 """How long a draining process finishes what it has."""
 IDENTITY_TIMEOUT_S = 2.0
@@ -82,10 +81,10 @@ def _leaf(error: BaseException) -> BaseException:
 
 def guarded_server(
     domain: str, tokens: Tokens, rules: Mapping[str, Rule], default_s: Callable[[], float]
-) -> grpc.aio.Server:
+) -> tuple[grpc.aio.Server, Around]:
     """A server with everything around its calls; `rules` may still be filled when servicers are added."""
     around = Around(surroundings(domain, default_s), admission(tokens, rules))
-    return grpc.aio.server(interceptors=[around], options=SERVER_OPTIONS)
+    return grpc.aio.server(interceptors=[around], options=SERVER_OPTIONS), around
 
 
 def add_guarded[S](server: grpc.aio.Server, add_servicer_to_server: Add[S], servicer: S) -> dict[str, Rule]:
@@ -142,7 +141,7 @@ class Process[C: Message]:
         tokens = Tokens(Keys(settings.jwks_url, http), settings.issuer, settings.audience)
         self._rules: dict[str, Rule] = {}
         self._health = health_aio.HealthServicer()
-        self._server = guarded_server(self.domain, tokens, self._rules, lambda: self._default_s)
+        self._server, self._around = guarded_server(self.domain, tokens, self._rules, lambda: self._default_s)
 
     async def database(self, package: str) -> Database:
         """The database of this service with the migrations of `package` applied; waits until it is there."""
@@ -221,6 +220,7 @@ class Process[C: Message]:
         await asyncio.sleep(HEARD_S)
         self.draining.set()
         await self._health.enter_graceful_shutdown()
+        await until_no_call_comes(lambda: self._around.last_call)
         await self._server.stop(GRACE_S)
         for task in self._running:
             task.cancel()

@@ -16,6 +16,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 import grpc
@@ -27,11 +28,11 @@ from mesh.v1 import registry_pb2
 from shop.order.v1 import order_pb2
 from shop.product.v1 import product_pb2
 
+from services.chassis.draining import HEARD_S, until_no_call_comes
 from services.chassis.etcd import Etcd
 from services.chassis.registry import Registration
 from services.chassis.sizes import SERVER_OPTIONS
 
-AFTER_DRAINING_S = 0.2
 GRACE_S = 5.0
 PR_SET_PDEATHSIG = 1
 
@@ -44,10 +45,12 @@ class Echo(grpc.GenericRpcHandler):
     def __init__(self, instance: str, executed: int | None = None) -> None:
         """`executed`: a file that is open for appending."""
         self._instance, self._executed = instance, executed
+        self.last_call = 0.0
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         if details.method.startswith("/grpc.health."):
             return None
+        self.last_call = time.monotonic()
 
         async def answer(request: bytes, context: Context) -> bytes:
             metadata = dict(context.invocation_metadata() or ())
@@ -91,9 +94,9 @@ def _answer(method: str, request: bytes) -> bytes:
 
 
 async def serve(instance: str, version: str, services: Sequence[str], executed: int | None = None) -> None:
-    """Ready, then registered; on SIGTERM drained as DESIGN has it: DRAINING, 0.2 s, NOT_SERVING, stop, gone."""
+    """Ready, then registered; drained on SIGTERM as real ones are: DRAINING, 0.2 s, NOT_SERVING, no call, stop."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers([Echo(instance, executed)])
+    server.add_generic_rpc_handlers([echo := Echo(instance, executed)])
     checked = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checked, server)
     await checked.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -120,8 +123,9 @@ async def serve(instance: str, version: str, services: Sequence[str], executed: 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
     await asked.wait()
     await asyncio.gather(*(registration.drain() for registration in registrations))
-    await asyncio.sleep(AFTER_DRAINING_S)
+    await asyncio.sleep(HEARD_S)
     await checked.enter_graceful_shutdown()
+    await until_no_call_comes(lambda: echo.last_call)
     await server.stop(GRACE_S)
     for renewal in renewals:
         renewal.cancel()

@@ -1,5 +1,6 @@
 """Processes under test that can be killed and started again where they were."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -20,10 +21,12 @@ BIN = Path(sys.executable).parent
 # break its channels. A process keeps its death signal over exec, and loses it when it changes its user.
 _TETHERED = """
 import ctypes, os, signal, sys
-user, command = int(sys.argv[1]), sys.argv[2:]
+parent, user, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 if user:
     os.setgroups([]), os.setgid(user), os.setuid(user)
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() != parent:  # they ended before that
+    sys.exit()
 os.execvp(command[0], command)
 """
 
@@ -48,7 +51,7 @@ class Server:
         """Returns when the port accepts."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-IS", "-c", _TETHERED, str(self.user or 0), *self.command()],
+                [sys.executable, "-IS", "-c", _TETHERED, str(os.getpid()), str(self.user or 0), *self.command()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

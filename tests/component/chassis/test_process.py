@@ -194,6 +194,19 @@ async def test_a_process_that_is_told_to_stop_finishes_its_calls(
     assert order == list(_LIFE)
 
 
+async def test_a_process_that_is_told_to_stop_takes_calls_as_long_as_they_come(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    async with starting(tmp_path, environ) as (process, channel):
+        process.tell(signal.SIGTERM)
+        await process.said("draining")
+        heard_late = time.monotonic() + 1
+        while time.monotonic() < heard_late:
+            await EchoStub(channel).Say(Text(text="hi"))
+
+        assert await process.ended() == 0
+
+
 _LIFE = ("draining", "call", "background task ended", "stopped")
 
 
