@@ -6,8 +6,8 @@ gRPC has four kinds and would like each interceptor written four times; `Around`
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,6 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError, ServicerContext
-from opentelemetry.trace import Span
 
 from services.chassis import errors, logs, tracing
 from services.chassis.messages import violations
@@ -143,7 +142,7 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
     async def around(call: Call) -> AsyncIterator[None]:
         traceparent = call.metadata.get(tracing.HEADER)
         span = tracing.serving(call.method, traceparent if isinstance(traceparent, str) else None)
-        with _told(call, span):
+        try:
             limit = _limit(call, default_s)
             try:
                 async with limit:
@@ -156,30 +155,28 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
                 else:
                     log.exception("unexpected error", method=call.method)
                     await call.refuse(errors.internal(domain, tracing.trace_id()))
+        except (asyncio.CancelledError, GeneratorExit):
+            left = time_left()
+            call.code = StatusCode.CANCELLED if left is None or left > 0 else StatusCode.DEADLINE_EXCEEDED
+            raise
+        finally:
+            _tell(call)
+            if span:
+                tracing.ended(span, call.code)
 
     return around
 
 
-@contextmanager
-def _told(call: Call, span: Span | None) -> Iterator[None]:
-    """One line per call, and the end of its span."""
-    try:
-        yield
-    except (asyncio.CancelledError, GeneratorExit):
-        left = time_left()
-        call.code = StatusCode.CANCELLED if left is None or left > 0 else StatusCode.DEADLINE_EXCEEDED
-        raise
-    finally:
-        log.info(
-            "call",
-            method=call.method,
-            code=call.code.name,
-            **({"reason": call.reason} if call.reason else {}),
-            ms=round((time.monotonic() - call.started) * 1000, 3),
-            caller=call.caller,
-        )
-        if span:
-            tracing.ended(span, call.code)
+def _tell(call: Call) -> None:
+    """One line per call."""
+    log.info(
+        "call",
+        method=call.method,
+        code=call.code.name,
+        **({"reason": call.reason} if call.reason else {}),
+        ms=round((time.monotonic() - call.started) * 1000, 3),
+        caller=call.caller,
+    )
 
 
 def _limit(call: Call, default_s: Callable[[], float]) -> asyncio.Timeout:
