@@ -101,13 +101,13 @@ class Etcd:
         *,
         unchanged: Mapping[str, int],
         lease: int | None = None,
-    ) -> bool:
+    ) -> int:
         """All of it in one transaction if each key in `unchanged` still has that revision (0: it is absent), else none.
 
-        False when it was not done.
+        The revision of the change; 0 when it was not done.
         """
         make = self._client.transactions
-        done, _ = await _asked(
+        done, answers = await _asked(
             self._client.transaction(
                 compare=[make.mod(key.encode()) == revision for key, revision in unchanged.items()],
                 success=[make.put(key.encode(), value, lease=lease) for key, value in puts.items()]
@@ -115,7 +115,7 @@ class Etcd:
                 failure=[],
             )
         )
-        return bool(done)
+        return max(getattr(each, each.WhichOneof("response")).header.revision for each in answers) if done else 0
 
     async def grant(self, ttl_s: int) -> int:
         """A new lease; etcd grants no less than 2 s."""

@@ -1,17 +1,21 @@
 """`shopmesh canary`: a part of the calls to a service goes to another version of it, and comes back in one command."""
 
-import asyncio
+import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from services.cli.access import envoy_admin, with_etcd
+from services.cli.effect import wait, with_no_wait
 from services.cli.options import with_state
 from services.cli.process import CannotStart
 from services.cli.settings import SERVICES
-from services.cli.state import StateFolder
+
+if TYPE_CHECKING:
+    from services.chassis.etcd import Etcd
 
 type Document = Mapping[str, Any]
 
@@ -23,12 +27,15 @@ type Document = Mapping[str, Any]
 @click.argument("share", required=False, metavar="[PERCENT%]")
 @click.option("--header", metavar="NAME=VALUE", help="Calls that carry this header go to VERSION, whatever its share.")
 @click.option("--off", is_flag=True, help="Every call goes where it went before.")
-def canary(state: Path, service: str, version: str | None, share: str | None, header: str | None, *, off: bool) -> None:
+@with_no_wait
+def canary(
+    state: Path, service: str, version: str | None, share: str | None, header: str | None, *, off: bool, no_wait: bool
+) -> None:
     """Send a part of the calls to another VERSION of a service, by share, by header, or both.
 
     What is not said is none, so each use replaces the last. The rest of the calls stays with the version that ran
-    before. It is a change of the service's policy: live within milliseconds, kept in `shopmesh policy history`. Calls
-    to a version of which no instance is well go to the other one. --off is the way back.
+    before. It is a change of the service's policy, kept in `shopmesh policy history`; calls go by it when the command
+    returns. Calls to a version of which no instance is well go to the other one. --off is the way back.
 
     \b
     For example:
@@ -42,46 +49,42 @@ def canary(state: Path, service: str, version: str | None, share: str | None, he
         raise click.UsageError("write VERSION with a share such as 10%, with --header, or both; or --off alone")
     if not off and not share and not header:
         raise click.UsageError(f"which calls go to {version}? Write a share such as 10%, --header NAME=VALUE, or both")
-    click.echo(asyncio.run(_change(StateFolder(state.absolute()), service, version, share, header)))
+    action = " ".join(["canary", *(word for word in (version, share, header) if word)]) if version else "canary --off"
+
+    def alter(document: Document, running: Collection[str]) -> tuple[dict[str, Any], str]:
+        if version is None:
+            return without_canary(document, running)
+        return with_canary(document, running, version, share, header)
+
+    running = with_etcd(state, lambda etcd: _change(etcd, service, alter, action, None if no_wait else state))
+    if version and version not in running:
+        click.echo(f"no instance of {version} runs: `shopmesh scale {service}@{version} 1` starts one here")
 
 
-async def _change(folder: StateFolder, service: str, version: str | None, share: str | None, header: str | None) -> str:
-    """What holds now. Raises CannotStart."""
-    from services.chassis.documents import DocumentRefused
-    from services.chassis.etcd import EtcdUnavailable
-    from services.cli.mesh import watched
-    from services.cli.revisions import Held, Kind, change, written
+async def _change(
+    etcd: "Etcd",
+    service: str,
+    alter: Callable[[Document, Collection[str]], tuple[dict[str, Any], str]],
+    action: str,
+    state: Path | None,
+) -> Collection[str]:
+    """Prints what holds now; the versions that run. With `state` it waits until calls go there. Raises CannotStart."""
+    from services.cli.revisions import PREFIX, Held, Kind, change, written
 
+    records = await etcd.get_prefix(f"{PREFIX}endpoints/{service}/")
+    running = {str(json.loads(entry.value).get("version", "")) for entry in records.entries.values()}
     kind, said = Kind("policy"), ""
-    async with watched(folder) as shop:
-        endpoints = (await shop.read()).endpoints
-        if endpoints is None:
-            raise CannotStart("etcd does not answer: see `shopmesh status`")
-        running = {endpoint.version for key, endpoint in endpoints.items() if key.startswith(f"{service}/")}
 
-        def alter(_: str, held: Held) -> str | None:
-            nonlocal said
-            document = kind.fields(service, held.text)
-            if version is None:
-                document, said = without_canary(document, running)
-            else:
-                document, said = with_canary(document, running, version, share, header)
-            return written(document)
+    def altered(_: str, held: Held) -> str | None:
+        nonlocal said
+        document, said = alter(kind.fields(service, held.text), running)
+        return written(document)
 
-        action = (
-            " ".join(["canary", *(word for word in (version, share, header) if word)]) if version else "canary --off"
-        )
-        try:
-            done = await change(shop.etcd, kind, [service], alter, action)
-        except DocumentRefused as refused:
-            raise CannotStart(str(refused)) from None
-        except EtcdUnavailable:
-            raise CannotStart(
-                "etcd does not answer: the change may have been made, see `shopmesh policy get`"
-            ) from None
-    _, after = done[service]
-    hint = f"\nno instance of {version} runs: `shopmesh scale {service}@{version} 1` starts one here"
-    return f"{service}: {said} (revision {after.revision}){hint if version and version not in running else ''}"
+    _, after = (await change(etcd, kind, [service], altered, action))[service]
+    click.echo(f"{service}: {said} (revision {after.revision})")
+    if state is not None:
+        click.echo(await wait(etcd, kind, [service], envoy_admin(state)))
+    return running
 
 
 def with_canary(

@@ -3,19 +3,37 @@
 What Envoy has is shown, since that is what happens; what the policy asks for stands beside it where it differs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from google.protobuf import descriptor_pb2
+from google.rpc import code_pb2
 from mesh.v1 import auth_pb2
 
+from services.cli.envoy_config import (
+    ANYBODY,
+    RATE_LIMIT,
+    Document,
+    Way,
+    at,
+    calls_with,
+    clusters,
+    fault_made,
+    in_shares,
+    seconds,
+    virtual_hosts,
+    way_of,
+    ways,
+)
+
 EDGE = "edge"
-FAULT = "envoy.filters.http.fault"
+MESH = "mesh"
 _UNKNOWN = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
 
-type Document = Mapping[str, Any]
+_FREE = "the caller's deadline"
+_DURATION = re.compile(r"[\d.]+s")
 
 LIMITS = "circuit_breakers.thresholds.0"
 OUT = "outlier_detection"
@@ -53,6 +71,24 @@ class Asked:
                 if (found := at(said, path)) is not None:
                     return found, by
         return None, "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What Envoy has, what it was asked for, and who asked; without `by` nobody can ask for it."""
+
+    has: object
+    asked: object = None
+    by: str = ""
+
+    @property
+    def differs(self) -> bool:
+        # Envoy leaves out what is 0.
+        return self.asked is not None and not _same(0 if self.has is None else self.has, self.asked)
+
+    def __str__(self) -> str:
+        has = f"{'?' if self.has is None else self.has}"
+        return f"{has} (asked for {self.asked})" if self.differs else has
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,137 +130,132 @@ def rpcs_of(service: str) -> list[Rpc]:
     return found
 
 
-def ways(dump: Document, caller: str, service: str, rpc: Rpc) -> list[Document]:
-    """The routes that Envoy has for an rpc, in the order in which it tries them."""
-    domain = "*" if caller == EDGE else service
-    return [
-        route
-        for table in route_tables(dump)
-        for host in table.get("virtual_hosts", [])
-        if domain in host["domains"]
-        for route in host.get("routes", [])
-        if route["match"].get("path") == rpc.path and not _is_preflight(route)
-    ]
-
-
-def told(asked: Asked, caller: str, rpc: Rpc, route: Document) -> dict[str, str]:
-    """One way of an rpc in words."""
+def told(asked: Asked, caller: str, rpc: Rpc, route: Document) -> dict[str, Figure]:
+    """One way of an rpc."""
     action = route.get("route", {})
     retry = action.get("retry_policy", {})
-    times = at(retry, "num_retries")
-    way = "edge" if caller == EDGE else "mesh"
+    way = EDGE if caller == EDGE else MESH
     times_asked, times_by = asked.value(f"rpcs.{rpc.method}.{way}", f"retries.{way}")
     try_asked, try_by = asked.value(f"rpcs.{rpc.method}.per_try_timeout", "retries.per_try_timeout")
     limit_asked, limit_by = asked.value(f"rpcs.{rpc.method}.timeout")
     limit = seconds(at(action, "max_stream_duration.max_stream_duration"))
     kind = "a stream" if rpc.streaming else "idempotent" if rpc.idempotent else "not idempotent"
-    may_have_run = "reset" in retry.get("retry_on", "")
-    per_try = retry.get("per_try_timeout")
+    per_try = retry.get("per_try_timeout") if "reset" in retry.get("retry_on", "") else None  # it may have run
+    calls, clusters, faults = way_of(route)
     return {
-        "calls": _headers(route),
-        "go to": _clusters(action),
-        "time limit": _figure(f"{limit:g}s" if limit else "the caller's deadline", limit_asked, limit_by),
-        "tries": _figure(
-            str(1 + int(times or 0)), None if times_asked is None else 1 + int(str(times_asked)), times_by
+        "calls": Figure(calls),
+        "go to": Figure(clusters),
+        "time limit": Figure(f"{limit:g}s" if limit else _FREE, limit_asked or _FREE, limit_by),
+        "tries": Figure(
+            1 + int(retry.get("num_retries") or 0), None if times_asked is None else 1 + int(str(times_asked)), times_by
         ),
-        "again after": f"{retry.get('retry_on', 'nothing')}  [contract: {kind}]",
-        "one try": _figure(per_try, try_asked, try_by) if may_have_run and per_try else "as long as the call",
-        "faults": _faults(route),
+        "again after": Figure(retry.get("retry_on", "nothing"), by=f"contract: {kind}"),
+        "one try": Figure(per_try, try_asked, try_by) if per_try else Figure("as long as the call"),
+        "faults": Figure(faults),
     }
 
 
-def figures(dump: Document, asked: Asked, service: str) -> Iterator[tuple[str, str, str]]:
-    """What holds for the service: name, value, where it comes from."""
+def figures(dump: Document, asked: Asked, service: str) -> Iterator[tuple[str, Figure]]:
+    """What holds for the service, by what it is called."""
     known = clusters(dump)
     for name, path, cluster, place in FIGURES:
         if found := known.get(service + cluster):
-            value, by = asked.value(path)
-            yield name, _only(at(found, place), value), by
+            yield name, Figure(at(found, place), *asked.value(path))
     policies: Sequence[Document] = at(known.get(service), "load_balancing_policy.policies") or [{}]
     chosen = str(at(policies[0], "typed_extension_config.name") or "?").rpartition(".")[2]
-    yield "an instance is chosen by", chosen, asked.value("load_balancing")[1]
+    wanted, by = asked.value("load_balancing")
+    default = "LOAD_BALANCING_LEAST_REQUEST"
+    yield "an instance is chosen by", Figure(chosen, str(wanted or default).removeprefix("LOAD_BALANCING_").lower(), by)
 
 
-def route_tables(dump: Document) -> list[Document]:
-    """All of Envoy's route configurations."""
-    return [
-        each["route_config"]
-        for page in dump["configs"]
-        for each in page.get("dynamic_route_configs", [])
-        if "route_config" in each
+def limits(dump: Document, asked: Asked, service: str) -> Iterator[tuple[str, Figure]]:
+    """How often anybody outside may call the service."""
+    buckets: Sequence[Document] = [
+        bucket
+        for host in virtual_hosts(dump, ANYBODY)
+        for bucket in host.get("typed_per_filter_config", {}).get(RATE_LIMIT, {}).get("descriptors", [])
     ]
-
-
-def clusters(dump: Document) -> dict[str, Document]:
-    """Envoy's clusters by name."""
-    return {
-        each["cluster"]["name"]: each["cluster"]
-        for page in dump["configs"]
-        for each in page.get("dynamic_active_clusters", [])
+    has = {
+        entries[1]["key"]: each["token_bucket"]
+        for each in buckets
+        if (entries := each["entries"])[0].get("value") == service
     }
+    for whose, key in (("user", "user"), ("address", "masked_remote_address")):
+        calls, by = asked.value(f"rate_limit.{whose}.calls")
+        burst, per = (asked.value(f"rate_limit.{whose}.{name}")[0] for name in ("burst", "per"))
+        bucket = has.get(key, {})
+        yield (
+            f"calls of one {whose}, at most",
+            Figure(
+                _bucket(bucket.get("tokens_per_fill"), bucket.get("fill_interval"), bucket.get("max_tokens")),
+                _bucket(calls, per, burst),
+                by,
+            ),
+        )
 
 
-def at(document: object, path: str) -> Any:  # noqa: ANN401
-    """The value at a path with dots, a number being a place in a list; None where there is none."""
-    for step in path.split("."):
-        if isinstance(document, Mapping):
-            document = document.get(step)
-        elif isinstance(document, Sequence) and step.isdigit() and int(step) < len(document):
-            document = document[int(step)]
-        else:
-            return None
-    return document
+def differences(dump: Document, asked: Asked, service: str) -> Iterator[str]:
+    """What Envoy does in another way than it was asked to, or not yet, in words; nothing when all is well."""
+    for page in dump["configs"]:
+        for each in page.get("dynamic_warming_clusters", []):
+            if re.split("[@/]", each["cluster"]["name"])[0] == service:
+                yield f"{each['cluster']['name']}: its instances are not checked yet"
+    for name, figure in (*figures(dump, asked, service), *limits(dump, asked, service)):
+        if figure.differs:
+            yield f"{name}: {figure}"
+    for rpc in rpcs_of(service):
+        for way in (EDGE, MESH) if rpc.is_open_to(EDGE) else (MESH,):
+            for name, figure in _figures_of(dump, asked, service, rpc, way):
+                if figure.differs:
+                    yield f"{rpc.method} by {way}, {name}: {figure}"
 
 
-def seconds(text: object) -> float:
-    """Of a duration in protobuf-JSON; 0 for none."""
-    return float(text.removesuffix("s")) if isinstance(text, str) and text.endswith("s") else 0.0
+def _figures_of(dump: Document, asked: Asked, service: str, rpc: Rpc, way: str) -> Iterator[tuple[str, Figure]]:
+    routes = ways(dump, ANYBODY if way == EDGE else service, rpc.path)
+    yield "calls", Figure(_ways(map(way_of, routes)), _ways(wanted_ways(asked, service, rpc)))
+    for route in routes:
+        yield from told(asked, way, rpc, route).items()
 
 
-def _figure(has: object, asked: object, by: str) -> str:
-    return f"{_only(has, asked)}  [{by}]"
+def wanted_ways(asked: Asked, service: str, rpc: Rpc) -> list[Way]:
+    """The routes that the policy asks for, in the order in which Envoy is to try them."""
+    streams = "/streams" if rpc.streaming else ""
+    canary, faults = asked.value("canary")[0] or {}, asked.value("faults")[0] or []
+    shares = [(f"{service}@{each['version']}{streams}", each.get("weight", 0)) for each in at(canary, "weights") or ()]
+    to_all = in_shares(shares) if any(weight for _, weight in shares) else f"{service}{streams}"
+    found = list[Way]()
+    for header, fault in _faults_of(rpc, faults):
+        for match in at(canary, "matches") or ():
+            both = [*header, (match["header"]["name"], match["header"]["value"])]
+            found.append((calls_with(both), f"{service}@{match['version']}{streams}", fault))
+        found.append((calls_with(header), to_all, fault))
+    return found
 
 
-def _only(has: object, asked: object) -> str:
-    """What Envoy has, and what it was asked for if that is something else."""
-    if has is None:
-        return "?" if asked is None else f"? (asked for {asked})"
-    return str(has) if asked is None or _same(has, asked) else f"{has} (asked for {asked})"
+def _faults_of(rpc: Rpc, faults: object) -> Iterator[tuple[list[tuple[str, str]], str]]:
+    """Which header a call has, and the fault that is made of it; in the end of all others."""
+    for fault in faults if isinstance(faults, list) else ():
+        if fault.get("rpcs") and rpc.method not in fault["rpcs"]:
+            continue
+        share = f"{fault.get('percent', 100):g} %"
+        abort = code_pb2.Code.Value(fault["abort"]) if "abort" in fault else None
+        words = fault_made(share, fault.get("delay"), share, abort)
+        if "header" not in fault:
+            yield [], words
+            return
+        yield [(fault["header"]["name"], fault["header"]["value"])], words
+    yield [], fault_made("", None, "", None)
 
 
 def _same(one: object, other: object) -> bool:
-    if isinstance(one, str) and isinstance(other, str) and one.endswith("s") and other.endswith("s"):
+    if _DURATION.fullmatch(f"{one}") and _DURATION.fullmatch(f"{other}"):
         return seconds(one) == seconds(other)
-    return str(one).removesuffix(".0") == str(other).removesuffix(".0")
+    return f"{one}".removesuffix(".0") == f"{other}".removesuffix(".0")
 
 
-def _is_preflight(route: Document) -> bool:
-    return any(at(header, "string_match.exact") == "OPTIONS" for header in route["match"].get("headers", []))
+def _bucket(calls: object, per: object, burst: object) -> str:
+    return f"{calls} in {seconds(per):g} s, {burst} at once" if calls else "no limit"
 
 
-def _headers(route: Document) -> str:
-    found = [header for header in route["match"].get("headers", []) if not header["name"].startswith(":")]
-    return " and ".join(f"with {each['name']}: {at(each, 'string_match.exact')}" for each in found) or "all"
-
-
-def _clusters(action: Document) -> str:
-    weighted: Sequence[Document] = at(action, "weighted_clusters.clusters") or []
-    total = sum(each.get("weight", 0) for each in weighted) or 1
-    shares = [f"{each['name']} {100 * each.get('weight', 0) / total:g} %" for each in weighted]
-    return ", ".join(shares) or str(action.get("cluster", "?"))
-
-
-def _faults(route: Document) -> str:
-    made = route.get("typed_per_filter_config", {}).get(FAULT, {})
-    said = []
-    if delay := made.get("delay"):
-        said.append(f"{_percent(delay)} delayed by {delay.get('fixed_delay')}")
-    if abort := made.get("abort"):
-        said.append(f"{_percent(abort)} answered with gRPC status {abort.get('grpc_status')}")
-    return ", ".join(said) or "none"
-
-
-def _percent(fault: Document) -> str:
-    parts = {"HUNDRED": 1, "TEN_THOUSAND": 100, "MILLION": 10_000}
-    share = fault.get("percentage", {})
-    return f"{share.get('numerator', 0) / parts[share.get('denominator', 'HUNDRED')]:g} %"
+def _ways(found: Iterable[Way]) -> str:
+    return "; ".join(f"{calls} to {to}, faults: {faults}" for calls, to, faults in found) or "no route"

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from services.chassis.etcd import Entry, Etcd, EtcdUnavailable
 from services.cli.envoy_admin import CLUSTERS, STATS, hosts, traffic
-from services.cli.explain import EDGE, Asked, figures, rpcs_of, told, ways
+from services.cli.envoy_config import ANYBODY, ways
+from services.cli.explain import EDGE, Asked, figures, limits, rpcs_of, told
 from services.cli.mesh_view import Reading, Service, refusals, view
 from services.cli.process import CannotStart
 from services.cli.settings import HOST
@@ -163,18 +164,18 @@ def _page(dump: Mapping[str, Any], asked: Asked, caller: str, service: Service) 
     for each in service.instances:
         yield f"  {each.instance:20} {each.address:21} {each.version:10} {each.state:9} {each.health}"
     yield ""
-    for what, value, source in figures(dump, asked, name):
-        yield f"  {what:34} {value}  [{source}]"
+    for what, figure in (*figures(dump, asked, name), *(limits(dump, asked, name) if caller == EDGE else ())):
+        yield f"  {what:34} {figure}  [{figure.by}]"
     for rpc in rpcs_of(name):
         if not rpc.is_open_to(caller):
             continue
         yield f"\n  {rpc.method}  for {rpc.rule}  [contract]"
-        routes = ways(dump, caller, name, rpc)
+        routes = ways(dump, ANYBODY if caller == EDGE else name, rpc.path)
         if not routes:
             yield "    Envoy has no route for it"
         for route in routes:
-            for what, words in told(asked, caller, rpc, route).items():
-                yield f"    {what:12} {words}"
+            for what, figure in told(asked, caller, rpc, route).items():
+                yield f"    {what:12} {figure}{f'  [{figure.by}]' if figure.by else ''}"
 
 
 def _fields(entry: Entry | None) -> dict[str, Any]:

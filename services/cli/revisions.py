@@ -123,13 +123,8 @@ async def write(
         change = config_pb2.DocumentChange(author=_author(), action=action[:200], old=old.text, new=new)
         change.time.GetCurrentTime()
         puts[entry] = rendered(change)
-    if not await etcd.commit(puts, deletes, unchanged=unchanged):
-        return None
-    done = {}
-    for service, (old, new) in changes.items():
-        entry_now = await etcd.get(f"{kind.history(service)}{old.revision}")
-        done[service] = Held(new, entry_now.revision if entry_now else old.revision)
-    return done
+    revision = await etcd.commit(puts, deletes, unchanged=unchanged)
+    return {service: Held(new, revision) for service, (_, new) in changes.items()} if revision else None
 
 
 async def change(

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from mesh.v1 import policy_pb2
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
 from tests.support.shop import Shop, put
@@ -118,6 +119,49 @@ async def test_a_canary_gets_who_asks_for_it_then_a_share_and_then_nothing(shop:
         await does(shop, "scale", CANARY, "0")
         await does(shop, "canary", "product", "--off")
     assert "no document" in await does(shop, "policy", "get", "product")
+
+
+EVERYTHING = {
+    "retries": {"edge": 0, "mesh": 4, "per_try_timeout": "0.7s", "budget_percent": 0},
+    "circuit_breaker": {"max_requests": 111, "max_pending_requests": 112, "max_streams": 113},
+    "ejection": {
+        "consecutive_failures": 7, "interval": "2s", "base_ejection_time": "3s", "max_ejection_time": "60s"
+    },
+    "health_check": {"interval": "1s", "timeout": "0.25s", "unhealthy_threshold": 3, "healthy_threshold": 2},
+    "rate_limit": {"user": {"calls": 0}, "address": {"calls": 70, "per": "2s", "burst": 90}},
+    "load_balancing": "LOAD_BALANCING_ROUND_ROBIN",
+    "rpcs": {
+        "PlaceOrder": {"timeout": "3s", "per_try_timeout": "1.5s", "edge": 2, "mesh": 0},
+        "GetOrder": {"timeout": "600s"},
+    },
+    "canary": {
+        "weights": [{"version": "0.1.0", "weight": 3}, {"version": "2", "weight": 1}, {"version": "3", "weight": 0}],
+        "matches": [{"version": "3", "header": {"name": "x-canary", "value": "yes"}}],
+    },
+    "faults": [
+        {"rpcs": ["GetOrder"], "header": {"name": "x-fault", "value": "1"}, "percent": 12.5, "delay": "0.25s",
+         "abort": "UNAVAILABLE"},
+        {"percent": 0, "delay": "1s"},
+    ],
+}  # fmt: skip
+"""A policy that says something of every field."""
+
+
+async def test_whatever_a_policy_says_the_command_returns_when_envoy_does_it(shop: Shop) -> None:
+    assert EVERYTHING.keys() == {field.name for field in policy_pb2.Policy.DESCRIPTOR.fields}
+    try:
+        words = [
+            f"{field}={value if isinstance(value, str) else json.dumps(value)}" for field, value in EVERYTHING.items()
+        ]
+        assert "in effect in Envoy after" in await does(shop, "policy", "set", "order", *words)
+
+        told = await does(shop, "mesh", "explain", "edge", "order")
+        assert "calls under way, at most           111" in told
+        assert "asked for" not in told
+        assert "order@0.1.0 75 %, order@2 25 %, order@3 0 %" in told
+    finally:
+        await does(shop, "policy", "unset", "order")
+    assert "order@" not in await does(shop, "mesh", "explain", "edge", "order")
 
 
 async def test_an_explanation_tells_what_envoy_does_and_who_asked_for_it(shop: Shop) -> None:

@@ -111,11 +111,10 @@ async def test_what_was_put_is_read_back_with_its_revision(client: Etcd, prefix:
 
 async def test_a_commit_is_done_whole_or_not_at_all(client: Etcd, prefix: str) -> None:
     a, b = f"{prefix}a", f"{prefix}b"
-    assert await client.commit({a: b"1", b: b"1"}, unchanged={a: 0})
-    assert not await client.commit({a: b"2", b: b"2"}, unchanged={a: 0})
-    entry = await client.get(a)
-    assert entry
-    assert await client.commit({a: b"3"}, [b], unchanged={a: entry.revision})
+    revision = await client.commit({a: b"1", b: b"1"}, unchanged={a: 0})
+    assert await client.get(b) == Entry(b"1", revision)
+    assert await client.commit({a: b"2", b: b"2"}, unchanged={a: 0}) == 0
+    assert await client.commit({a: b"3"}, [b], unchanged={a: revision}) > revision
     assert {key: entry.value for key, entry in (await client.get_prefix(prefix)).entries.items()} == {a: b"3"}
 
 

@@ -14,6 +14,8 @@ from mesh.v1 import registry_pb2
 from services.chassis.etcd import Etcd
 from services.cli.__main__ import main
 from services.cli.applied import Told, look
+from services.cli.effect import wait
+from services.cli.process import CannotStart
 from services.cli.revisions import KEPT, Kind, read, write
 from services.cli.settings import SERVICES
 from tests.support.etcd import EtcdServer, running_etcd
@@ -88,7 +90,7 @@ def field(shopmesh: Shopmesh, *words: str) -> str:
 def test_a_field_is_set_as_a_person_writes_it(
     shopmesh: Shopmesh, kind: str, path: str, written: str, read: str
 ) -> None:
-    shopmesh.says(kind, "set", "order", f"{path}={written}")
+    shopmesh.says(kind, "set", "--no-wait", "order", f"{path}={written}")
 
     assert field(shopmesh, kind, "get", "order", path) == read
 
@@ -133,7 +135,7 @@ def test_what_holds_is_shown_with_where_it_comes_from(shopmesh: Shopmesh) -> Non
 
 
 def test_all_services_change_in_one_transaction(shopmesh: Shopmesh) -> None:
-    said = shopmesh.says("config", "set", "--all", "process.log_level=warning")
+    said = shopmesh.says("config", "set", "--all", "--no-wait", "process.log_level=warning")
 
     assert len({line.rpartition("revision")[2] for line in said.splitlines()}) == 1
     assert len([key for key in shopmesh.there_is() if key.startswith("/shop/config/")]) == 4
@@ -308,6 +310,35 @@ def test_status_tells_who_goes_by_what_and_who_lags_refuses_or_is_silent(shopmes
     }
     assert "order-3 refuses the config of order: hold_ttl: too short" in said
     assert "`shopmesh config rollback order`" in said
+
+
+def test_a_change_is_done_when_all_instances_go_by_it_or_it_is_told_who_does_not(shopmesh: Shopmesh) -> None:
+    assert "no instance runs that goes by it" in shopmesh.says("config", "set", "order", "hold_ttl=4m")
+    now = shopmesh.put("/shop/config/order", '{"hold_ttl": "300s"}')
+    for name in ("order-1", "order-2"):
+        tell(shopmesh, f"order/{name}", config_order=registry_pb2.AppliedDocument(revision=now))
+
+    def waited() -> str:
+        return shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), ["order"], None, within_s=0.2))
+
+    assert "in effect at all 2 instances after " in waited()
+
+    tell(shopmesh, "order/order-2", config_order=registry_pb2.AppliedDocument(revision=now - 1))
+    shopmesh.put("/shop/endpoints/order/order-3", "{}")
+    with pytest.raises(CannotStart) as late:
+        waited()
+    assert str(late.value).splitlines()[1:] == [
+        f"  order-2 goes by revision {now - 1}", "  order-3 does not tell what it goes by: see `shopmesh status`"
+    ]  # fmt: skip
+
+
+def test_a_change_that_an_instance_refuses_is_not_waited_for(shopmesh: Shopmesh) -> None:
+    now = shopmesh.put("/shop/config/order", '{"hold_ttl": "300s"}')
+    refusal = registry_pb2.DocumentRefusal(revision=now, reason="hold_ttl: too long for me")
+    tell(shopmesh, "order/order-1", config_order=registry_pb2.AppliedDocument(revision=1, refused=refusal))
+
+    with pytest.raises(CannotStart, match="order-1 refuses the config of order: hold_ttl: too long for me"):
+        shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), ["order"], None, within_s=10 * DEADLINE_S))
 
 
 def test_status_waits_for_who_lags(shopmesh: Shopmesh) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.explain import EDGE, Asked, Rpc, figures, rpcs_of, told, ways
+from services.cli.envoy_config import ways
+from services.cli.explain import EDGE, Asked, Rpc, differences, figures, rpcs_of, told
 
 SEED = {
     "retries": {"edge": 1, "mesh": 2, "per_try_timeout": "0.5s", "budget_percent": 20},
@@ -63,9 +64,9 @@ def exact(name: str, value: str) -> dict[str, Any]:
 def test_a_way_is_told_with_the_origin_of_each_figure(
     document: dict[str, Any], way: dict[str, Any], expected: dict[str, str]
 ) -> None:
-    words = told(Asked(SEED, document, 7), "order", RESERVE, way)
+    figures = told(Asked(SEED, document, 7), "order", RESERVE, way)
 
-    assert {name: words[name] for name in expected} == expected
+    assert {name: f"{figures[name]}  [{figures[name].by}]".removesuffix("  []") for name in expected} == expected
 
 
 def test_faults_are_told() -> None:
@@ -75,13 +76,13 @@ def test_faults_are_told() -> None:
 
     words = told(Asked(SEED, {}, 0), "order", RESERVE, way)
 
-    assert words["faults"] == "25 % delayed by 2s, 25 % answered with gRPC status 14"
+    assert str(words["faults"]) == "25 % delayed by 2s, 25 % answered with gRPC status 14"
 
 
 def test_what_envoy_does_not_do_as_asked_stands_beside_what_it_does() -> None:
     asked = Asked(SEED, {"circuit_breaker": {"max_requests": 5}}, 7)
 
-    shown = {name: (value, source) for name, value, source in figures(dump(), asked, "inventory")}
+    shown = {name: (str(figure), figure.by) for name, figure in figures(dump(), asked, "inventory")}
 
     assert shown["calls under way, at most"] == ("1024 (asked for 5)", "etcd 7")
     assert "streams under way, at most" not in shown
@@ -91,8 +92,8 @@ def test_the_ways_of_an_rpc_are_those_of_the_listener_it_comes_by() -> None:
     other = route(path="/shop.inventory.v1.InventoryService/GetStock")
     preflight = route(exact(":method", "OPTIONS"))
 
-    assert ways(dump(other, preflight, route()), "order", "inventory", RESERVE) == [route()]
-    assert ways(dump(other, route()), EDGE, "inventory", RESERVE) == []
+    assert ways(dump(other, preflight, route()), "inventory", RESERVE.path) == [route()]
+    assert ways(dump(other, route()), "*", RESERVE.path) == []
 
 
 def test_the_contract_says_who_may_call_and_what_may_be_repeated() -> None:
@@ -103,3 +104,54 @@ def test_the_contract_says_who_may_call_and_what_may_be_repeated() -> None:
     assert "ReserveStock" in open_to["order"] - open_to[EDGE] - open_to["product"]
     assert "AdjustStock" in open_to[EDGE] - open_to["order"]
     assert {"GetStock"} <= open_to[EDGE] & open_to["order"] & open_to["product"]
+
+
+def weighted(**weights: int) -> dict[str, Any]:
+    return {"clusters": [{"name": f"inventory@{version}", "weight": weight} for version, weight in weights.items()]}
+
+
+CANARY = {
+    "weights": [{"version": "old", "weight": 1}, {"version": "new", "weight": 3}],
+    "matches": [{"version": "new", "header": {"name": "x-canary", "value": "yes"}}],
+}
+BOTH = [route(exact("x-canary", "yes"), cluster="inventory@new"), route(weighted_clusters=weighted(old=1, new=3))]
+DELAY = {"fixed_delay": "0.250s", "percentage": {"numerator": 125_000, "denominator": "MILLION"}}
+SLOW = route() | {"typed_per_filter_config": {"envoy.filters.http.fault": {"delay": DELAY}}}
+
+
+@pytest.mark.parametrize(
+    ("document", "routes", "differs"),
+    [
+        ({}, [route()], False),
+        ({}, [], True),
+        ({"canary": CANARY}, BOTH, False),
+        ({"canary": CANARY}, [route()], True),
+        ({"canary": CANARY}, BOTH[::-1], True),
+        ({"canary": CANARY | {"matches": []}}, BOTH, True),
+        ({"canary": {"weights": [{"version": "old"}]}}, [route()], False),
+        ({"faults": [{"delay": "0.25s", "percent": 12.5}]}, [SLOW], False),
+        ({"faults": [{"delay": "0.25s", "percent": 12}]}, [SLOW], True),
+        ({"faults": [{"rpcs": ["GetStock"], "abort": "UNAVAILABLE"}]}, [route()], False),
+        ({}, [SLOW], True),
+        ({"rpcs": {"ReserveStock": {"mesh": 1}}}, [route()], True),
+        ({"rpcs": {"ReserveStock": {"timeout": "2s"}}}, [route()], True),
+        ({}, [route(max_stream_duration={"max_stream_duration": "2s"})], True),
+    ],
+)
+def test_it_is_found_out_whether_envoy_does_as_it_was_asked_for_an_rpc(
+    document: dict[str, Any], routes: list[dict[str, Any]], differs: bool
+) -> None:
+    found = [line for line in differences(dump(*routes), Asked(SEED, document, 7), "inventory") if "Reserve" in line]
+
+    assert bool(found) == differs, found
+
+
+def test_a_cluster_that_is_not_in_use_yet_and_a_limit_at_the_edge_are_differences() -> None:
+    page = dump()
+    page["configs"].append({"dynamic_warming_clusters": [{"cluster": {"name": "inventory@new/streams"}}]})
+    asked = Asked(SEED, {"rate_limit": {"user": {"calls": 5, "per": "1s", "burst": 9}}}, 7)
+
+    found = [*differences(page, asked, "inventory")]
+
+    assert "inventory@new/streams: its instances are not checked yet" in found
+    assert "calls of one user, at most: no limit (asked for 5 in 1 s, 9 at once)" in found

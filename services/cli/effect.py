@@ -1,0 +1,96 @@
+"""Whether a change holds yet: what the processes tell that go by a document, and of a policy, what Envoy does."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from services.cli.process import CannotStart
+
+if TYPE_CHECKING:
+    from services.chassis.etcd import Etcd
+    from services.cli.applied import Told
+    from services.cli.revisions import Kind
+
+WAIT_S = 10.0
+"""So long may a change take: as the lease of who died without a word."""
+ASK_EVERY_S = 0.1
+
+with_no_wait = click.option("--no-wait", is_flag=True, help="Return when it is written, before it is in effect.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    where: str
+    lacking: Sequence[str] = ()
+    """Who does not go by it, and why."""
+    final: bool = False
+    """It will not come to hold by itself."""
+
+
+async def wait(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int | None, within_s: float = WAIT_S) -> str:
+    """Returns when what etcd has for these services holds everywhere, and tells where, and after what time.
+
+    `envoy` is the port of its admin page, None where it is not to be asked. Raises CannotStart, with what does not go
+    by it and why.
+    """
+    began = time.monotonic()
+    try:
+        while (seen := await _look(etcd, kind, services, envoy)).lacking:
+            if seen.final or time.monotonic() > began + within_s:
+                lines = "".join(f"\n  {line}" for line in seen.lacking)
+                raise CannotStart(f"written, but not in effect after {time.monotonic() - began:.1f} s:{lines}")
+            await asyncio.sleep(ASK_EVERY_S)
+    except asyncio.CancelledError:
+        click.echo(f"written; `shopmesh {kind.name} status` tells whether it is in effect", err=True)
+        raise
+    return f"{seen.where} after {time.monotonic() - began:.1f} s" if seen.where else "no instance runs that goes by it"
+
+
+async def _look(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int | None) -> _Seen:
+    from services.chassis.etcd import EtcdUnavailable
+    from services.cli.applied import look
+
+    try:
+        told = await look(etcd, kind, services)
+    except EtcdUnavailable:
+        return _Seen("", ["etcd does not answer"])
+    processes = [row.process for row in told.applied]
+    where = f"in effect at {processes[0]}" if len(processes) == 1 else f"in effect at all {len(processes)} instances"
+    if lacking := [*_behind(told)]:
+        return _Seen("", lacking, final=not told.waited_for)
+    if kind.name == "policy" and envoy is not None:
+        return _Seen("in effect in Envoy", await _not_in_envoy(told, envoy))
+    return _Seen(where if processes else "")
+
+
+def _behind(told: "Told") -> Iterator[str]:
+    for row in told.applied:
+        if row.state == "refused":
+            yield f"{row.process} refuses the {told.kind.name} of {row.service}: {row.reason}"
+        elif row.state == "silent":
+            yield f"{row.process} does not tell what it goes by: see `shopmesh status`"
+        elif row.state == "lags":
+            yield f"{row.process} goes by {f'revision {row.revision}' if row.revision else 'the defaults'}"
+
+
+async def _not_in_envoy(told: "Told", admin: int) -> list[str]:
+    """A control plane that goes by a policy has told it to Envoy, or is about to."""
+    from services.cli.explain import Asked, differences
+    from services.cli.readiness import REFUSALS, http
+
+    try:
+        _, answer = await http(admin, "/config_dump")
+        dump = json.loads(answer)
+    except REFUSALS:
+        return ["Envoy does not answer: see `shopmesh status`"]
+    found = [f"Envoy refuses what {process} tells it: {refusal.reason}" for process, refusal in told.envoy_refusals]
+    for row in told.applied:
+        seed, said = told.kind.whole(row.service, None), told.kind.fields(row.service, row.held.text)
+        asked = Asked(seed, said, row.held.applied)
+        found += [f"Envoy, {row.service}: {what}" for what in differences(dump, asked, row.service)]
+    return list(dict.fromkeys(found))
