@@ -66,12 +66,16 @@ async def under(fault: Fault, fleet: Fleet, price: Price = Price.NOTHING) -> Row
         well = time.monotonic()
         await load.seconds(1)
     twice, never = doubled(load, fleet.executed)
-    idempotent, others = load.failed(idempotent=True), load.failed(idempotent=False)
+    all_idempotent, all_others = load.failed(idempotent=True), load.failed(idempotent=False)
+    # What a machine that stands still costs is told, and is not the price of the fault.
+    idempotent, others = ([one for one in some if not load.stood_still(one)] for some in (all_idempotent, all_others))
+    if still := len(all_idempotent) + len(all_others) - len(idempotent) - len(others):
+        said = f"{said}; the machine stood still: {still} of the failed calls".removeprefix("; ")
     row = Row(
         fault.__doc__.partition("\n")[0].rstrip("."),
         len(load.calls),
-        len(idempotent),
-        len(others),
+        len(all_idempotent),
+        len(all_others),
         len(twice),
         len(load.slow),
         well - over,
@@ -115,7 +119,7 @@ async def killed(fleet: Fleet, load: Load) -> str:
     """One of three instances is killed (SIGKILL), and started again later."""
     others = [one for one in load.under_way.values() if not one.rpc.idempotent]
     began = time.monotonic()
-    fleet.lose("a")
+    await fleet.lose("a")
     await fleet.routed(NAMES[1:])
     out = time.monotonic() - began
     await load.seconds(1)
@@ -125,14 +129,14 @@ async def killed(fleet: Fleet, load: Load) -> str:
 
 async def killed_and_back_at_once(fleet: Fleet, _load: Load) -> str:
     """An instance is killed and restarted before its old lease ended."""
-    fleet.lose("a")
+    await fleet.lose("a")
     await fleet.add("a")
     return ""
 
 
 async def another_on_its_address(fleet: Fleet, _load: Load) -> str:
     """An instance is killed, and one of another name takes its addresses."""
-    lost = fleet.lose("a")
+    lost = await fleet.lose("a")
     await fleet.add("a2", like=lost)
     # The record of the lost one goes with its lease; until then the two share one address.
     await fleet.well()
@@ -144,7 +148,7 @@ async def another_on_its_address(fleet: Fleet, _load: Load) -> str:
 async def frozen(fleet: Fleet, load: Load) -> str:
     """One of three instances hangs (SIGSTOP), and goes on later."""
     began = time.monotonic()
-    fleet.instances["a"].freeze()
+    await asyncio.to_thread(fleet.instances["a"].freeze)
     await fleet.routed(NAMES[1:])
     out = time.monotonic() - began
     await load.seconds(1)
@@ -155,7 +159,7 @@ async def frozen(fleet: Fleet, load: Load) -> str:
 # --- control plane -------------------------------------------------------------------------------------------------
 async def control_plane_killed(fleet: Fleet, load: Load) -> str:
     """The control plane is killed; an instance is restarted meanwhile."""
-    fleet.mesh.controlplane.kill()
+    await asyncio.to_thread(fleet.mesh.controlplane.kill)
     await _replace(fleet, "a")
     await load.seconds(1)
     await asyncio.to_thread(fleet.mesh.controlplane.start)
@@ -164,7 +168,7 @@ async def control_plane_killed(fleet: Fleet, load: Load) -> str:
 
 async def control_plane_frozen(fleet: Fleet, load: Load) -> str:
     """The control plane hangs; an instance is restarted meanwhile."""
-    fleet.mesh.controlplane.freeze()
+    await asyncio.to_thread(fleet.mesh.controlplane.freeze)
     await _replace(fleet, "a")
     await load.seconds(OUTAGE_S)
     fleet.mesh.controlplane.thaw()
@@ -175,7 +179,7 @@ async def one_of_two_control_planes_killed(fleet: Fleet, load: Load) -> str:
     """Of two control planes the one that Envoy listens to is killed; an instance is restarted meanwhile."""
     port = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
     (lost,) = [one for one in fleet.mesh.controlplanes if one.port == port]
-    lost.kill()
+    await asyncio.to_thread(lost.kill)
     await _replace(fleet, "a")
     await fleet.well()
     told_by = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
@@ -188,7 +192,7 @@ async def one_of_two_control_planes_killed(fleet: Fleet, load: Load) -> str:
 # --- etcd ----------------------------------------------------------------------------------------------------------
 def etcd_stopped(outage_s: float) -> Fault:
     async def fault(fleet: Fleet, load: Load) -> str:
-        fleet.mesh.etcd.kill()
+        await asyncio.to_thread(fleet.mesh.etcd.kill)
         await load.seconds(outage_s)
         await asyncio.to_thread(fleet.mesh.etcd.start)
         return ""
@@ -199,8 +203,8 @@ def etcd_stopped(outage_s: float) -> Fault:
 
 async def etcd_away_and_restart(fleet: Fleet, load: Load) -> str:
     """Etcd is away while the control plane is killed and started again."""
-    fleet.mesh.etcd.kill()
-    fleet.mesh.controlplane.kill()
+    await asyncio.to_thread(fleet.mesh.etcd.kill)
+    await asyncio.to_thread(fleet.mesh.controlplane.kill)
     await asyncio.to_thread(fleet.mesh.controlplane.start)
     await load.seconds(OUTAGE_S)
     await asyncio.to_thread(fleet.mesh.etcd.start)
@@ -215,7 +219,7 @@ async def wiped(fleet: Fleet, _load: Load) -> str:
 
 async def wiped_and_control_plane_killed(fleet: Fleet, _load: Load) -> str:
     """Etcd loses all its data while the control plane is restarted."""
-    fleet.mesh.controlplane.kill()
+    await asyncio.to_thread(fleet.mesh.controlplane.kill)
     await asyncio.to_thread(fleet.mesh.etcd.wipe)
     await asyncio.to_thread(fleet.mesh.controlplane.start)
     return ""
@@ -231,7 +235,7 @@ async def restored(fleet: Fleet, load: Load) -> str:
 
 async def compacted(fleet: Fleet, load: Load) -> str:
     """Etcd is compacted beyond what a hanging control plane has seen."""
-    fleet.mesh.controlplane.freeze()
+    await asyncio.to_thread(fleet.mesh.controlplane.freeze)
     await asyncio.to_thread(fleet.mesh.etcd.churn, "/shop/endpoints/nobody/", 4000)
     await load.seconds(1)
     fleet.mesh.controlplane.thaw()
@@ -240,7 +244,7 @@ async def compacted(fleet: Fleet, load: Load) -> str:
 
 def etcd_frozen(outage_s: float) -> Fault:
     async def fault(fleet: Fleet, load: Load) -> str:
-        fleet.mesh.etcd.freeze()
+        await asyncio.to_thread(fleet.mesh.etcd.freeze)
         await load.seconds(outage_s)
         fleet.mesh.etcd.thaw()
         return ""
@@ -251,7 +255,7 @@ def etcd_frozen(outage_s: float) -> Fault:
 
 async def member_killed(fleet: Fleet, load: Load) -> str:
     """One of three members of etcd is killed, the one that is asked first; an instance is restarted meanwhile."""
-    fleet.mesh.etcd.kill()
+    await asyncio.to_thread(fleet.mesh.etcd.kill)
     await _replace(fleet, "a")
     await load.seconds(OUTAGE_S)
     await asyncio.to_thread(fleet.mesh.etcd.start)
@@ -260,7 +264,7 @@ async def member_killed(fleet: Fleet, load: Load) -> str:
 
 async def member_frozen(fleet: Fleet, load: Load) -> str:
     """One of three members of etcd hangs for longer than leases live, the one that is asked first."""
-    fleet.mesh.etcd.freeze()
+    await asyncio.to_thread(fleet.mesh.etcd.freeze)
     await load.seconds(15)
     fleet.mesh.etcd.thaw()
     return ""
@@ -279,15 +283,15 @@ async def envoy_swapped(fleet: Fleet, load: Load) -> str:
 
 async def envoy_killed(fleet: Fleet, _load: Load) -> str:
     """Envoy is killed and started again."""
-    fleet.mesh.envoy.kill()
+    await asyncio.to_thread(fleet.mesh.envoy.kill)
     await asyncio.to_thread(fleet.mesh.envoy.start)
     return ""
 
 
 async def envoy_killed_without_control_plane(fleet: Fleet, load: Load) -> str:
     """Envoy is killed and started again while the control plane is away."""
-    fleet.mesh.controlplane.kill()
-    fleet.mesh.envoy.kill()
+    await asyncio.to_thread(fleet.mesh.controlplane.kill)
+    await asyncio.to_thread(fleet.mesh.envoy.kill)
     # It listens only when it has been told where.
     starting = asyncio.create_task(asyncio.to_thread(fleet.mesh.envoy.start))
     await load.seconds(OUTAGE_S)

@@ -67,10 +67,10 @@ class Fleet:
         """As an operator does: it drains, and has ended when this returns."""
         await asyncio.to_thread(self.instances.pop(name).stop)
 
-    def lose(self, name: str) -> Instance:
+    async def lose(self, name: str) -> Instance:
         """As a crash does."""
         lost = self.instances.pop(name)
-        lost.kill()
+        await asyncio.to_thread(lost.kill)
         return lost
 
     @asynccontextmanager

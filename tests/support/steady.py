@@ -27,6 +27,10 @@ TAKES_S = 0.1
 DEADLINE_OF_A_CALL_S = 5.0
 """The default deadline of all services."""
 SLOW_S = 1.0
+STILL_S = 0.25
+"""When the load itself is so late, nothing of the machine runs in time: for Envoy, which waits 0.5 s, all hang."""
+WELL_AGAIN_S = 2.0
+"""By then an instance that seemed to hang is back."""
 
 EDGE, MESH = "edge", "mesh"
 OPTIONS = (
@@ -101,6 +105,8 @@ class Load:
 
     calls: list[Call] = field(default_factory=list[Call])
     under_way: dict[str, Call] = field(default_factory=dict[str, Call])
+    still: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    """When the machine stood still: from when until when, by the monotonic clock."""
 
     async def seconds(self, count: float) -> None:
         """Returns when so many seconds' calls have begun."""
@@ -113,6 +119,11 @@ class Load:
 
     def failed(self, *, idempotent: bool) -> list[Call]:
         return [one for one in self.calls if one.error and one.rpc.idempotent is idempotent]
+
+    def stood_still(self, one: Call) -> bool:
+        """Whether the machine did so while this call was under way, or shortly before."""
+        ended = one.ended or time.monotonic()
+        return any(since < ended and one.began < until + WELL_AGAIN_S for since, until in self.still)
 
     @property
     def slow(self) -> list[Call]:
@@ -153,6 +164,8 @@ async def steady_load(edge: str, mesh: str, edge_metadata: Metadata) -> AsyncIte
     async def begin() -> None:
         due = time.monotonic()
         for rpc in cycle(_RPCS):
+            if (now := time.monotonic()) - due > STILL_S:
+                load.still.append((due, now))
             task = asyncio.create_task(one(rpc))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
