@@ -1,6 +1,6 @@
 """What every call of a server has around it: one async context manager, written once for all kinds of rpc.
 
-gRPC has four kinds and would like each interceptor written four times; `Around` does that once.
+gRPC has four kinds, each with a handler of its own shape; `Around` is written once.
 """
 
 import asyncio
@@ -28,9 +28,6 @@ type Admission = Callable[[Call], Awaitable[None]]
 """Raises a Refusal for callers who may not."""
 
 log = logs.get()
-
-OWN_METHODS = "/grpc."
-"""Health and reflection: public, and asked too often to be told about."""
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -70,8 +67,8 @@ class Call:
             await self.context.abort(self.code, status.message, (details,))
 
 
-class Around(grpc.aio.ServerInterceptor):
-    """Puts its surroundings around every call of a server but for health and reflection.
+class Around:
+    """Puts its surroundings around the calls of a server.
 
     Nothing of a caller who is not admitted is read; messages are checked against their protovalidate options. Handlers
     of streaming rpcs are async generators.
@@ -79,26 +76,11 @@ class Around(grpc.aio.ServerInterceptor):
 
     def __init__(self, around: Surroundings, admit: Admission) -> None:
         self._around, self._admit = around, admit
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self.last_call = 0.0
         """When one came, by the monotonic clock."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401
-        method = handler_call_details.method
-        if known := self._wrapped.get(method):
-            self.last_call = time.monotonic()
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(OWN_METHODS):
-            return handler
-        self._wrapped[method] = wrapped = self._wrap(method, handler)
-        return wrapped
-
-    def _wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401
+    def wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401
+        """What serves `/package.Service/Method` instead of its handler: gRPC would ask an interceptor at each call."""
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         if handler.response_streaming and not inspect.isasyncgenfunction(inner):
             raise TypeError(f"{method} must be an async generator")
@@ -106,13 +88,18 @@ class Around(grpc.aio.ServerInterceptor):
         render = handler.response_serializer or _as_it_is
         streaming = handler.request_streaming or handler.response_streaming
 
-        async def one(received: Any, context: Context) -> Any:  # noqa: ANN401
+        def begun(context: Context) -> Call:
             call = Call(method, context, streaming, _metadata(context))
+            self.last_call = call.started
+            return call
+
+        async def one(received: Any, context: Context) -> Any:  # noqa: ANN401
+            call = begun(context)
             async with self._around(call):
                 return render(await inner(await asked(call, received), context))
 
         async def many(received: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-            call = Call(method, context, streaming, _metadata(context))
+            call = begun(context)
             async with self._around(call), aclosing(inner(await asked(call, received), context)) as answers:
                 async for message in answers:
                     yield render(message)

@@ -82,22 +82,31 @@ def _leaf(error: BaseException) -> BaseException:
 def guarded_server(
     domain: str, tokens: Tokens, rules: Mapping[str, Rule], default_s: Callable[[], float]
 ) -> tuple[grpc.aio.Server, Around]:
-    """A server with everything around its calls; `rules` may still be filled when servicers are added."""
+    """A server, and what stands around the calls of the servicers that `add_guarded` adds.
+
+    `rules` may still be filled when they are added.
+    """
     around = Around(surroundings(domain, default_s), admission(tokens, rules))
-    return grpc.aio.server(interceptors=[around], options=SERVER_OPTIONS), around
+    return grpc.aio.server(options=SERVER_OPTIONS), around
 
 
-def add_guarded[S](server: grpc.aio.Server, add_servicer_to_server: Add[S], servicer: S) -> dict[str, Rule]:
+def add_guarded[S](
+    server: grpc.aio.Server, around: Around, add_servicer_to_server: Add[S], servicer: S
+) -> dict[str, Rule]:
     """Adds the servicer of one service. Returns the rules of its rpcs, to be put into those of the server.
 
     Raises ValueError for an rpc without a rule.
     """
-    noting = _Noting(server)
-    add_servicer_to_server(servicer, cast("grpc.aio.Server", noting))
-    descriptor = descriptor_pool.Default().FindServiceByName(noting.service)
+    handlers = _Handlers()
+    add_servicer_to_server(servicer, cast("grpc.aio.Server", handlers))
+    service = handlers.service
+    descriptor = descriptor_pool.Default().FindServiceByName(service)
+    rules = rules_of(descriptor)
     for method in descriptor.methods:
         violations(message_factory.GetMessageClass(method.input_type)())  # compiles the checks
-    return rules_of(descriptor)
+    wrapped = {name: around.wrap(f"/{service}/{name}", handler) for name, handler in handlers.by_name.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+    return rules
 
 
 async def _live[C: Message](
@@ -164,7 +173,7 @@ class Process[C: Message]:
 
     def add[S](self, add_servicer_to_server: Add[S], servicer: S) -> None:
         """Serves it, with its rules, health and reflection. Raises ValueError for an rpc without a rule."""
-        self._rules.update(add_guarded(self._server, add_servicer_to_server, servicer))
+        self._rules.update(add_guarded(self._server, self._around, add_servicer_to_server, servicer))
 
     def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Runs beside the calls, and is cancelled when the last of them is answered. If it fails, the process ends."""
@@ -232,19 +241,18 @@ class Process[C: Message]:
         self._default_s = from_duration(process.default_deadline).total_seconds()
 
 
-class _Noting:
-    """Stands in for a server while generated code adds a servicer, to learn what it is called."""
+class _Handlers:
+    """Stands in for a server while generated code adds a servicer, and keeps what it adds."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
+    def __init__(self) -> None:
         self.service = ""
+        self.by_name: Mapping[str, Any] = {}
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:  # noqa: ANN401
-        self._server.add_generic_rpc_handlers(handlers)
+        """The same ones once more."""
 
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:  # noqa: ANN401
-        self._server.add_registered_method_handlers(service, handlers)
-        self.service = service
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.service, self.by_name = service, handlers
 
 
 def _seed[C: Message](settings: Settings, config: type[C]) -> C:

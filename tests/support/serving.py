@@ -42,8 +42,8 @@ async def serving_at[S](
     rules: dict[str, Rule] = {}
     async with httpx.AsyncClient(trust_env=False) as http:
         tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
-        server, _ = guarded_server("shop", tokens, rules, lambda: default_s)
-        rules.update(add_guarded(server, add_servicer_to_server, servicer))
+        server, around = guarded_server("shop", tokens, rules, lambda: default_s)
+        rules.update(add_guarded(server, around, add_servicer_to_server, servicer))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:

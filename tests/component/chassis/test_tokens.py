@@ -272,8 +272,5 @@ async def test_without_any_keys_it_is_an_outage_and_ends_with_it(
 def test_an_rpc_without_a_rule_is_found_at_start() -> None:
     from services.chassis.server import add_guarded
 
-    class Server:
-        def add_registered_method_handlers(self, *_: object) -> None: ...
-
     with pytest.raises(ValueError, match=r"ruled\.v1\.UnruledService\.Say needs the option mesh\.v1\.rule"):
-        add_guarded(Server(), add_unruled, object())  # type: ignore[arg-type]
+        add_guarded(object(), object(), add_unruled, object())  # type: ignore[arg-type]
