@@ -17,7 +17,7 @@ from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
 from services.controlplane import breakers, edge
-from services.controlplane.ads import DiscoveryService, Refusal
+from services.controlplane.ads import MAY_BE_ASKED, DiscoveryService, Refusal
 from services.controlplane.contract import Contract
 from services.controlplane.control import Control
 from services.controlplane.kept import Kept
@@ -30,9 +30,6 @@ from services.files import resource
 SERVICE = "controlplane"
 PREFIX = "/shop/"
 GRACE_S = 1.0
-# Envoy asks every 5 s whether its control plane is still there (envoy/bootstrap.yaml). By default gRPC takes that for
-# an attack, and hangs up after half a minute.
-_MAY_BE_ASKED = ("grpc.http2.min_ping_interval_without_data_ms", 1000)
 
 _log = structlog.get_logger()
 
@@ -55,7 +52,7 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
     status = StatusRecord(etcd, PREFIX, SERVICE, settings.instance)
     source = Source(etcd, PREFIX, services, seeds, kept, status.tell)
 
-    server = grpc.aio.server(options=[*SERVER_OPTIONS, _MAY_BE_ASKED])
+    server = grpc.aio.server(options=[*SERVER_OPTIONS, MAY_BE_ASKED])
     discovery = DiscoveryService(control.snapshots)
     discovery.add_to(server)
     edge.add_to(server, contract, control.models)

@@ -19,6 +19,9 @@ from services.controlplane.snapshot import Kind, Snapshot, differences, version
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _METHOD = "StreamAggregatedResources"
+# Envoy asks every 5 s whether its control plane is still there (envoy/bootstrap.yaml). By default gRPC takes that for
+# an attack, and hangs up after half a minute.
+MAY_BE_ASKED = ("grpc.http2.min_ping_interval_without_data_ms", 1000)
 # These are always wanted whole; of the others, what was asked for by name.
 _WHOLE = {Kind.CLUSTER, Kind.LISTENER}
 
@@ -154,8 +157,9 @@ class DiscoveryService:
     def __init__(self, snapshots: Latest[Snapshot]) -> None:
         self.refusals = Latest[tuple[Refusal, ...]]()
         """What Envoys that are connected refuse now."""
+        self.conversations: list[Conversation] = []
+        """With Envoys that are connected."""
         self._snapshots = snapshots
-        self._conversations: list[Conversation] = []
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Registers the one method that Envoy calls."""
@@ -167,7 +171,7 @@ class DiscoveryService:
     async def stream(self, requests: AsyncIterator[Request], _context: object) -> AsyncIterator[bytes]:
         """Answers whatever comes first, a request or a new snapshot, until Envoy hangs up."""
         conversation, news = Conversation(), asyncio.Event()
-        self._conversations.append(conversation)
+        self.conversations.append(conversation)
         listening = asyncio.create_task(self._listen(requests, conversation, news))
         try:
             with self._snapshots.waking(news):
@@ -180,7 +184,7 @@ class DiscoveryService:
                 await listening
         finally:
             listening.cancel()
-            self._conversations.remove(conversation)
+            self.conversations.remove(conversation)
             self._note_refusals()
             _log.info("stream ended", node=conversation.node)
 
@@ -194,6 +198,6 @@ class DiscoveryService:
             news.set()
 
     def _note_refusals(self) -> None:
-        now = tuple(refusal for each in self._conversations for refusal in each.refusals.values())
+        now = tuple(refusal for each in self.conversations for refusal in each.refusals.values())
         if now != (self.refusals.value or ()):
             self.refusals.put(now)

@@ -46,7 +46,16 @@ from envoy_data_plane.google.protobuf import Any
 from mesh.v1 import policy_pb2
 
 from services.controlplane import model
-from services.controlplane.resources.encoding import NEVER, address, extension, packed
+from services.controlplane.resources.encoding import (
+    BLANKS,
+    NEVER,
+    NUMBER,
+    address,
+    extension,
+    field,
+    packed,
+    stencil,
+)
 from services.controlplane.resources.surroundings import HostPort, Server
 from services.controlplane.resources.versions import cluster_name, in_order, versions_of
 from services.controlplane.snapshot import Kind, Resource
@@ -63,7 +72,7 @@ _CONNECT_TIMEOUT = timedelta(seconds=1)
 _ALWAYS_RETRIED = 64
 # In percent of what is well: the next group is for when nobody in this one is, not when a third is away.
 _AS_LONG_AS_ONE_IS_WELL = 1_000_000
-_NO_TRAFFIC_INTERVAL = timedelta(seconds=1)
+_IDLE_INTERVAL = timedelta(seconds=1)
 
 
 def service_clusters(service: str, policy: policy_pb2.Policy, *, streams: bool) -> list[Resource]:
@@ -79,28 +88,49 @@ def service_clusters(service: str, policy: policy_pb2.Policy, *, streams: bool) 
 
 
 def _service_cluster(name: str, policy: policy_pb2.Policy, *, streaming: bool) -> Resource:
-    cluster = Cluster(
+    # Points would part the name of a statistic.
+    body = _cluster(
+        policy.circuit_breaker,
+        policy.ejection,
+        policy.health_check,
+        policy.load_balancing,
+        policy.retries.budget_percent,
+        streaming=streaming,
+    ).filled(name, name.replace(".", "_"))
+    return Resource(Kind.CLUSTER, name, body, frozenset({(Kind.ASSIGNMENT, name)}))
+
+
+@stencil
+def _cluster(
+    breaker: policy_pb2.CircuitBreaker,
+    ejection: policy_pb2.Ejection,
+    health_check: policy_pb2.HealthCheck,
+    load_balancing: "policy_pb2.LoadBalancing.ValueType",
+    budget_percent: float,
+    *,
+    streaming: bool,
+) -> Cluster:
+    name, stat_name, _ = BLANKS
+    return Cluster(
         name=name,
-        # Points would part the name of a statistic.
-        alt_stat_name=name.replace(".", "_"),
+        alt_stat_name=stat_name,
         type=ClusterDiscoveryType.EDS,
         eds_cluster_config=ClusterEdsClusterConfig(eds_config=ADS),
         connect_timeout=_CONNECT_TIMEOUT,
         typed_extension_protocol_options=_http2(),
-        load_balancing_policy=_balancing(policy.load_balancing),
+        load_balancing_policy=_balancing(load_balancing),
         common_lb_config=ClusterCommonLbConfig(
             # Otherwise Envoy sends calls to instances that drain or fail as soon as half of them do.
             healthy_panic_threshold=Percent(value=0),
             # Otherwise a health check that turns within a second of another change waits for the end of that second.
             update_merge_window=NEVER,
         ),
-        circuit_breakers=_limits(policy, streaming=streaming),
-        outlier_detection=_ejection(policy.ejection),
-        health_checks=[_health_check(policy.health_check)],
+        circuit_breakers=_limits(breaker, budget_percent, streaming=streaming),
+        outlier_detection=_ejection(ejection),
+        health_checks=[_health_check(health_check)],
         # What has left the assignment gets no call more, also while its last health check was good.
         ignore_health_on_host_removal=True,
     )
-    return Resource(Kind.CLUSTER, name, bytes(cluster), frozenset({(Kind.ASSIGNMENT, name)}))
 
 
 def assignments(
@@ -116,15 +146,39 @@ def assignments(
 
 def _assignment(name: str, groups: list[list[model.Endpoint]]) -> Resource:
     """Empty is a valid answer, none would keep Envoy waiting."""
-    localities = [
-        LocalityLbEndpoints(priority=priority, lb_endpoints=[_lb_endpoint(endpoint) for endpoint in group])
-        for priority, group in enumerate(groups)
-    ]
-    policy = ClusterLoadAssignmentPolicy(overprovisioning_factor=_AS_LONG_AS_ONE_IS_WELL) if len(groups) > 1 else None
-    return Resource(
-        Kind.ASSIGNMENT,
-        name,
-        bytes(ClusterLoadAssignment(cluster_name=name, endpoints=localities, policy=policy)),
+    body = _named(several=len(groups) > 1).filled(name)
+    for priority, group in enumerate(groups):
+        instances = b"".join(field(_INSTANCES_OF_A_GROUP, _instance(endpoint)) for endpoint in group)
+        body += field(_GROUPS_OF_AN_ASSIGNMENT, _group(priority).filled() + instances)
+    return Resource(Kind.ASSIGNMENT, name, body)
+
+
+# Numbers of repeated fields, whose items are encoded one by one.
+_GROUPS_OF_AN_ASSIGNMENT = 2
+_INSTANCES_OF_A_GROUP = 2
+
+
+@stencil
+def _named(*, several: bool) -> ClusterLoadAssignment:
+    policy = ClusterLoadAssignmentPolicy(overprovisioning_factor=_AS_LONG_AS_ONE_IS_WELL) if several else None
+    return ClusterLoadAssignment(cluster_name=BLANKS[0], policy=policy)
+
+
+@stencil
+def _group(priority: int) -> LocalityLbEndpoints:
+    return LocalityLbEndpoints(priority=priority)
+
+
+def _instance(endpoint: model.Endpoint) -> bytes:
+    at = HostPort.parse(endpoint.address)
+    return _lb_endpoint(endpoint.state).filled(at.host, number=at.port)
+
+
+@stencil
+def _lb_endpoint(state: model.State) -> LbEndpoint:
+    return LbEndpoint(
+        endpoint=_endpoint(HostPort(BLANKS[0], NUMBER)),
+        health_status=HealthStatus.DRAINING if state is model.State.DRAINING else HealthStatus.UNKNOWN,
     )
 
 
@@ -160,14 +214,6 @@ def _outside(name: str, server: Server | None) -> Cluster:
     return cluster
 
 
-def _lb_endpoint(endpoint: model.Endpoint) -> LbEndpoint:
-    draining = endpoint.state is model.State.DRAINING
-    return LbEndpoint(
-        endpoint=_endpoint(HostPort.parse(endpoint.address)),
-        health_status=HealthStatus.DRAINING if draining else HealthStatus.UNKNOWN,
-    )
-
-
 def _endpoint(at: HostPort) -> Endpoint:
     return Endpoint(address=address(at.host, at.port))
 
@@ -185,13 +231,12 @@ def _balancing(wanted: "policy_pb2.LoadBalancing.ValueType") -> LoadBalancingPol
     )
 
 
-def _limits(policy: policy_pb2.Policy, *, streaming: bool) -> CircuitBreakers:
-    breaker = policy.circuit_breaker
+def _limits(breaker: policy_pb2.CircuitBreaker, budget_percent: float, *, streaming: bool) -> CircuitBreakers:
     limits = CircuitBreakersThresholds(
         max_requests=breaker.max_streams if streaming else breaker.max_requests,
         max_pending_requests=breaker.max_pending_requests,
         retry_budget=CircuitBreakersThresholdsRetryBudget(
-            budget_percent=Percent(value=policy.retries.budget_percent), min_retry_concurrency=_ALWAYS_RETRIED
+            budget_percent=Percent(value=budget_percent), min_retry_concurrency=_ALWAYS_RETRIED
         ),
     )
     return CircuitBreakers(thresholds=[limits])
@@ -225,7 +270,7 @@ def _health_check(check: policy_pb2.HealthCheck) -> HealthCheck:
         unhealthy_threshold=check.unhealthy_threshold,
         healthy_threshold=check.healthy_threshold,
         # The default of 60 s would leave a service that nobody called yet unchecked for a minute.
-        no_traffic_interval=_NO_TRAFFIC_INTERVAL,
+        no_traffic_interval=max(_IDLE_INTERVAL, check.interval.ToTimedelta()),
         grpc_health_check=HealthCheckGrpcHealthCheck(),
     )
 

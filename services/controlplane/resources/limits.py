@@ -5,7 +5,7 @@ virtual host holds the buckets. So all rpcs of a service draw from one, and the 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 
 import betterproto2
@@ -26,11 +26,10 @@ from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import LocalRateLimit
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
 from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, TokenBucket
-from envoy_data_plane.google.protobuf import Any
 from mesh.v1 import policy_pb2
 
 from services.controlplane.resources.access import JWT_AUTHN, SUBJECT
-from services.controlplane.resources.encoding import packed, struct
+from services.controlplane.resources.encoding import BLANKS, stencil, struct
 
 LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
 
@@ -54,47 +53,66 @@ def limits_filter() -> betterproto2.Message:
     return LocalRateLimit(stat_prefix="edge")
 
 
-def limits(by_service: Mapping[str, policy_pb2.RateLimit]) -> dict[str, Any]:
-    """For the virtual host: a bucket for everybody, for each service."""
-    buckets = [
-        bucket
-        for service, limit in sorted(by_service.items())
-        for bucket in (_buckets(service, _USER, limit.user), _buckets(service, _ADDRESS, limit.address))
-        if bucket is not None
-    ]
+def limits(buckets: Iterable[bytes]) -> bytes:
+    """What LOCAL_RATELIMIT is to do on a virtual host: buckets_of each service, joined."""
+    return _limits().filled() + b"".join(buckets)
+
+
+@stencil
+def _limits() -> LocalRateLimit:
     retry_after = HeaderValue(key="retry-after", value=f"%METADATA(ROUTE:{_ROUTE}:{_RETRY_AFTER})%")
-    return {
-        LOCAL_RATELIMIT: packed(
-            LocalRateLimit(
-                stat_prefix="edge",
-                token_bucket=_BOTTOMLESS,
-                always_consume_default_token_bucket=False,
-                filter_enabled=_ALWAYS,
-                filter_enforced=_ALWAYS,
-                rate_limits=[_counted(_USER, _by_subject()), _counted(_ADDRESS, _by_address())],
-                descriptors=buckets,
-                max_dynamic_descriptors=_CALLERS,
-                rate_limited_as_resource_exhausted=True,
-                response_headers_to_add=[HeaderValueOption(header=retry_after)],
+    return LocalRateLimit(
+        stat_prefix="edge",
+        token_bucket=_BOTTOMLESS,
+        always_consume_default_token_bucket=False,
+        filter_enabled=_ALWAYS,
+        filter_enforced=_ALWAYS,
+        rate_limits=[_counted(_USER, _by_subject()), _counted(_ADDRESS, _by_address())],
+        max_dynamic_descriptors=_CALLERS,
+        rate_limited_as_resource_exhausted=True,
+        response_headers_to_add=[HeaderValueOption(header=retry_after)],
+    )
+
+
+def buckets_of(service: str, limit: policy_pb2.RateLimit) -> bytes:
+    """One for each caller and kind of call; none where there is no limit."""
+    return b"".join(
+        _buckets(whose, bucket).filled(service)
+        for whose, bucket in ((_USER, limit.user), (_ADDRESS, limit.address))
+        if bucket.calls
+    )
+
+
+@stencil
+def _buckets(whose: str, bucket: policy_pb2.TokenBucket) -> LocalRateLimit:
+    return LocalRateLimit(
+        descriptors=[
+            LocalRateLimitDescriptor(
+                # A key without a value stands for every value by itself.
+                entries=[
+                    RateLimitDescriptorEntry(key="service", value=BLANKS[0]),
+                    RateLimitDescriptorEntry(key=_KEYS[whose]),
+                ],
+                token_bucket=TokenBucket(
+                    max_tokens=bucket.burst, tokens_per_fill=bucket.calls, fill_interval=bucket.per.ToTimedelta()
+                ),
             )
-        )
-    }
+        ]
+    )
 
 
-def by_user(service: str, limit: policy_pb2.RateLimit) -> Metadata:
-    """For a route: its calls are counted for the person who calls."""
-    return _route(service, _USER, limit.user)
+def counted_by(*, user: bool) -> Metadata:
+    """For a route: its calls are counted for the person who calls, or for the address that they come from.
+
+    BLANKS: the service, and after how long an empty bucket has a token again.
+    """
+    whose = _USER if user else _ADDRESS
+    return Metadata(filter_metadata={_ROUTE: struct({whose: BLANKS[0], _RETRY_AFTER: BLANKS[1]})})
 
 
-def by_address(service: str, limit: policy_pb2.RateLimit) -> Metadata:
-    """For a route: its calls are counted for the address that they come from."""
-    return _route(service, _ADDRESS, limit.address)
-
-
-def _route(service: str, whose: str, bucket: policy_pb2.TokenBucket) -> Metadata:
-    # An empty bucket has a token again after so many seconds.
-    wait_s = math.ceil(bucket.per.ToTimedelta().total_seconds() / max(1, bucket.calls))
-    return Metadata(filter_metadata={_ROUTE: struct({whose: service, _RETRY_AFTER: str(wait_s)})})
+def wait(bucket: policy_pb2.TokenBucket) -> str:
+    """How long an empty bucket has no token, in whole seconds."""
+    return str(math.ceil(bucket.per.ToTimedelta().total_seconds() / max(1, bucket.calls)))
 
 
 def _counted(whose: str, who: RateLimitAction) -> RateLimit:
@@ -123,22 +141,6 @@ def _by_subject() -> RateLimitAction:
 def _by_address() -> RateLimitAction:
     """From the connection: no header can say otherwise."""
     return RateLimitAction(masked_remote_address=RateLimitActionMaskedRemoteAddress(v6_prefix_mask_len=_IPV6_NETWORK))
-
-
-def _buckets(service: str, whose: str, bucket: policy_pb2.TokenBucket) -> LocalRateLimitDescriptor | None:
-    """One for each caller; None where there is no limit."""
-    if not bucket.calls:
-        return None
-    return LocalRateLimitDescriptor(
-        # A key without a value stands for every value by itself.
-        entries=[
-            RateLimitDescriptorEntry(key="service", value=service),
-            RateLimitDescriptorEntry(key=_KEYS[whose]),
-        ],
-        token_bucket=TokenBucket(
-            max_tokens=bucket.burst, tokens_per_fill=bucket.calls, fill_interval=bucket.per.ToTimedelta()
-        ),
-    )
 
 
 def _path(root: str, *keys: str) -> MetadataKey:

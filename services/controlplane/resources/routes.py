@@ -1,7 +1,7 @@
 """Routes: one per rpc, with what may be tried again, who may call, and how many traces are kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
@@ -22,18 +22,20 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer, BufferPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
+from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentDenominatorType
 from envoy_data_plane.google.protobuf import Any
 from google.protobuf import duration_pb2
 from mesh.v1 import policy_pb2
 
-from services.controlplane.contract import Contract, Rpc
+from services.controlplane.contract import Rpc
 from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
-from services.controlplane.resources.carried import Way, carried, to_cluster
+from services.controlplane.resources.carried import Terms, Way, action, carried, header_matchers
 from services.controlplane.resources.clusters import CONTROL_PLANE
-from services.controlplane.resources.encoding import Pieces, field, packed
-from services.controlplane.resources.limits import by_address, by_user, limits
+from services.controlplane.resources.encoding import BLANKS, field, packed, stencil
+from services.controlplane.resources.faults import made
+from services.controlplane.resources.limits import LOCAL_RATELIMIT, buckets_of, counted_by, limits, wait
 from services.controlplane.resources.replies import DOOR
 from services.controlplane.resources.versions import cluster_name, versions_of
 from services.controlplane.snapshot import Kind, Resource
@@ -68,9 +70,35 @@ _TRAILERS = HeaderValueOption(
 )
 
 
-type Policies = Mapping[str, policy_pb2.Policy]
-type Sampling = Mapping[str, float]
-"""Percent of new traces, per service."""
+@dataclass(frozen=True, slots=True)
+class ServiceRoutes:
+    """What one service adds to the tables of all, encoded."""
+
+    edge: bytes
+    """Routes of its rpcs, by their gRPC paths."""
+    rest: bytes
+    """Routes of its REST paths."""
+    buckets: bytes
+    """Of its rate limit."""
+    mesh: bytes
+    """Its virtual host."""
+    edge_clusters: frozenset[str]
+    mesh_clusters: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, service: str, rpcs: Sequence[Rpc], policy: policy_pb2.Policy, sampling_percent: float
+    ) -> "ServiceRoutes":
+        """`sampling_percent`: of new traces."""
+        at_edge = [rpc for rpc in rpcs if rpc.at_edge]
+        return cls(
+            b"".join(_edge_routes(at_edge, policy, sampling_percent)),
+            b"".join(_rest_routes(at_edge, sampling_percent)),
+            buckets_of(service, policy.rate_limit),
+            field(_HOSTS_OF_A_TABLE, b"".join(_mesh_host(service, rpcs, policy, sampling_percent))),
+            _clusters_of(at_edge, policy),
+            _clusters_of(rpcs, policy),
+        )
 
 
 # Numbers of repeated fields, whose items are encoded one by one.
@@ -78,107 +106,136 @@ _HOSTS_OF_A_TABLE = 2
 _ROUTES_OF_A_HOST = 3
 
 
-def edge_routes(contract: Contract, policies: Policies, sampling: Sampling, pieces: Pieces) -> Resource:
+def edge_table(services: Sequence[ServiceRoutes], openapi: bytes) -> Resource:
     """The way in: exact gRPC paths only. REST paths have become those when a call is routed."""
-    rpcs = [rpc for rpc in contract.rpcs if rpc.at_edge]
-    routes = [
-        *(
-            pieces.of(
-                _ROUTES_OF_A_HOST, f"calls {rpc.path}", _edge_calls, rpc, policies[rpc.service], sampling[rpc.service]
-            )
-            for rpc in rpcs
-        ),
-        pieces.of(_ROUTES_OF_A_HOST, "answered here", _answered_here),
-        *(pieces.of(_ROUTES_OF_A_HOST, f"preflight {rpc.path}", _preflight, rpc) for rpc in rpcs),
-        pieces.of(_ROUTES_OF_A_HOST, "document", _document, contract.openapi),
-        *(pieces.of(_ROUTES_OF_A_HOST, f"rest {rpc.path}", _rest, rpc, sampling[rpc.service]) for rpc in rpcs),
+    rate_limits = limits([*(each.buckets for each in services), buckets_of(CONTROL_PLANE, _OWN_LIMIT)])
+    host = [
+        _edge_host().filled(rate_limits),
+        *(each.edge for each in services),
+        *_answered_here(),
+        field(_ROUTES_OF_A_HOST, _document().filled(openapi) + _counted_here()),
+        *(each.rest for each in services),
     ]
-    rate_limits = {service: policy.rate_limit for service, policy in policies.items()}
-    host = VirtualHost(
+    body = _edge_table(len(openapi)).filled() + field(_HOSTS_OF_A_TABLE, b"".join(host))
+    return _table(EDGE, body, (each.edge_clusters for each in services))
+
+
+def mesh_table(services: Sequence[ServiceRoutes]) -> Resource:
+    """Between services: the authority is the name of a service."""
+    body = _mesh_table().filled() + b"".join(each.mesh for each in services)
+    return _table(MESH, body, (each.mesh_clusters for each in services))
+
+
+def _table(name: str, body: bytes, clusters: Iterable[frozenset[str]]) -> Resource:
+    needs = frozenset((Kind.CLUSTER, cluster) for each in clusters for cluster in each)
+    return Resource(Kind.ROUTES, name, body, needs)
+
+
+@stencil
+def _edge_table(longest_answer: int) -> RouteConfiguration:
+    return RouteConfiguration(
+        name=EDGE, request_headers_to_add=[_TRAILERS], max_direct_response_body_size_bytes=longest_answer
+    )
+
+
+@stencil
+def _mesh_table() -> RouteConfiguration:
+    return RouteConfiguration(name=MESH, ignore_port_in_host_matching=True)
+
+
+@stencil
+def _edge_host() -> VirtualHost:
+    rate_limits = packed(LocalRateLimit())
+    rate_limits.value = BLANKS[0].encode()
+    return VirtualHost(
         name=EDGE,
         domains=["*"],
         request_headers_to_remove=[DOOR],
         # Over gRPC messages stream through, and the service refuses what is too large.
-        typed_per_filter_config=_cors()
-        | {BUFFER: packed(BufferPerRoute(disabled=True))}
-        | limits(rate_limits | {CONTROL_PLANE: _OWN_LIMIT}),
+        typed_per_filter_config=_cors() | {BUFFER: packed(BufferPerRoute(disabled=True)), LOCAL_RATELIMIT: rate_limits},
     )
-    table = RouteConfiguration(
-        name=EDGE,
-        request_headers_to_add=[_TRAILERS],
-        max_direct_response_body_size_bytes=len(contract.openapi),
-    )
-    body = bytes(table) + field(_HOSTS_OF_A_TABLE, bytes(host) + b"".join(routes))
-    return Resource(Kind.ROUTES, EDGE, body, _clusters_of(rpcs, policies))
 
 
-def mesh_routes(contract: Contract, policies: Policies, sampling: Sampling, pieces: Pieces) -> Resource:
-    """Between services: the authority is the name of a service."""
-    hosts = [
-        pieces.of(
-            _HOSTS_OF_A_TABLE, f"mesh {service}", _mesh_host, service, contract.of(service), policies[service],
-            sampling[service],
-        )
-        for service in contract.services
-    ]  # fmt: skip
-    table = RouteConfiguration(name=MESH, ignore_port_in_host_matching=True)
-    body = bytes(table) + b"".join(hosts)
-    return Resource(Kind.ROUTES, MESH, body, _clusters_of(contract.rpcs, policies))
+def _edge_routes(rpcs: Sequence[Rpc], policy: policy_pb2.Policy, sampling_percent: float) -> Iterator[bytes]:
+    for rpc in rpcs:
+        for some in carried(rpc.service, rpc, policy, Way.EDGE):
+            call = _edge_call(None if rpc.public else rpc.roles, some.terms, some.fault, sampling_percent)
+            route = call.filled(f"{rpc.path}{some.name}", rpc.path, some.cluster)
+            yield field(_ROUTES_OF_A_HOST, route + _counted(rpc.service, policy.rate_limit, user=not rpc.public))
+        yield field(_ROUTES_OF_A_HOST, _preflight().filled(f"{rpc.path} preflight", rpc.path, rpc.service))
+
+
+def _answered_here() -> Iterator[bytes]:
+    call = _edge_call(None, Terms(), None, None)
+    for path in ANSWERED_HERE:
+        yield field(_ROUTES_OF_A_HOST, call.filled(path, path, CONTROL_PLANE) + _counted_here())
+
+
+def _counted_here() -> bytes:
+    return _counted(CONTROL_PLANE, _OWN_LIMIT, user=False)
+
+
+@stencil
+def _edge_call(
+    roles: tuple[str, ...] | None, terms: Terms, fault: policy_pb2.Fault | None, sampling_percent: float | None
+) -> Route:
+    """`roles`: None for anybody; `sampling_percent`: None for what is not traced."""
+    name, path, cluster = BLANKS
+    return Route(
+        name=name,
+        match=_call(path, header_matchers(terms)),
+        route=action(cluster, terms),
+        typed_per_filter_config=(for_anybody() if roles is None else for_roles(roles)) | (made(fault) if fault else {}),
+        tracing=None if sampling_percent is None else _tracing(sampling_percent),
+    )
+
+
+def _counted(service: str, limit: policy_pb2.RateLimit, *, user: bool) -> bytes:
+    """To be joined with the rest of a route."""
+    return _route_counted(user=user).filled(service, wait(limit.user if user else limit.address))
+
+
+@stencil
+def _route_counted(*, user: bool) -> Route:
+    return Route(metadata=counted_by(user=user))
 
 
 def _mesh_host(
     service: str, rpcs: Sequence[Rpc], policy: policy_pb2.Policy, sampling_percent: float
-) -> Iterator[VirtualHost]:
-    routes = _mesh_calls(service, rpcs, policy, _tracing(sampling_percent))
-    yield VirtualHost(name=service, domains=[service], routes=routes)
-
-
-def _answered_here() -> Iterator[Route]:
-    for path in ANSWERED_HERE:
-        yield Route(
-            name=path,
-            match=_call(path),
-            route=to_cluster(CONTROL_PLANE, None),
-            metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
-            typed_per_filter_config=for_anybody(),
-        )
-
-
-def _edge_calls(rpc: Rpc, policy: policy_pb2.Policy, sampling_percent: float) -> Iterator[Route]:
-    metadata = (by_address if rpc.public else by_user)(rpc.service, policy.rate_limit)
-    access = for_anybody() if rpc.public else for_roles(rpc.roles)
-    for some in carried(rpc.service, rpc, policy, Way.EDGE):
-        yield Route(
-            name=f"{rpc.path}{some.name}",
-            match=_call(rpc.path, some.headers),
-            route=some.action,
-            metadata=metadata,
-            typed_per_filter_config=access | some.filters,
-            tracing=_tracing(sampling_percent),
-        )
-
-
-def _mesh_calls(service: str, rpcs: Sequence[Rpc], policy: policy_pb2.Policy, tracing: Tracing) -> list[Route]:
+) -> Iterator[bytes]:
     """The rpcs of the contract; then health, reflection, and rpcs that are newer than this control plane."""
-    ways = [(rpc, RouteMatch(path=rpc.path)) for rpc in rpcs]
-    return [
-        Route(
-            name=f"{rpc.path if rpc else service + '/'}{some.name}",
-            match=replace(match, headers=some.headers),
-            route=some.action,
-            typed_per_filter_config=some.filters,
-            tracing=tracing,
-        )
-        for rpc, match in [*ways, (None, RouteMatch(prefix="/"))]
-        for some in carried(service, rpc, policy, Way.MESH)
-    ]
+    yield _host().filled(service)
+    for rpc in (*rpcs, None):
+        path = rpc.path if rpc else "/"
+        for some in carried(service, rpc, policy, Way.MESH):
+            call = _mesh_call(some.terms, some.fault, sampling_percent, below=rpc is None)
+            name = f"{rpc.path if rpc else service + '/'}{some.name}"
+            yield field(_ROUTES_OF_A_HOST, call.filled(name, path, some.cluster))
 
 
-def _clusters_of(rpcs: Sequence[Rpc], policies: Policies) -> frozenset[tuple[Kind, str]]:
+@stencil
+def _host() -> VirtualHost:
+    return VirtualHost(name=BLANKS[0], domains=[BLANKS[0]])
+
+
+@stencil
+def _mesh_call(terms: Terms, fault: policy_pb2.Fault | None, sampling_percent: float, *, below: bool) -> Route:
+    """`below`: for all paths below the one that is filled in."""
+    name, path, cluster = BLANKS
+    return Route(
+        name=name,
+        match=RouteMatch(path=None if below else path, prefix=path if below else None, headers=header_matchers(terms)),
+        route=action(cluster, terms),
+        typed_per_filter_config=made(fault) if fault else {},
+        tracing=_tracing(sampling_percent),
+    )
+
+
+def _clusters_of(rpcs: Sequence[Rpc], policy: policy_pb2.Policy) -> frozenset[str]:
     return frozenset(
-        (Kind.CLUSTER, cluster_name(rpc.service, version, streaming=rpc.streaming))
+        cluster_name(rpc.service, version, streaming=rpc.streaming)
         for rpc in rpcs
-        for version in versions_of(policies[rpc.service].canary)
+        for version in versions_of(policy.canary)
     )
 
 
@@ -190,35 +247,45 @@ def _method(name: str) -> HeaderMatcher:
     return HeaderMatcher(name=":method", string_match=StringMatcher(exact=name))
 
 
-def _preflight(rpc: Rpc) -> Iterator[Route]:
+@stencil
+def _preflight() -> Route:
     """Where a browser asks whether it may call: CORS answers, and no call passes."""
-    yield Route(
-        name=f"{rpc.path} preflight",
-        match=RouteMatch(path=rpc.path, headers=[_method("OPTIONS")]),
-        route=RouteAction(cluster=rpc.service),
+    name, path, cluster = BLANKS
+    return Route(
+        name=name,
+        match=RouteMatch(path=path, headers=[_method("OPTIONS")]),
+        route=RouteAction(cluster=cluster),
         typed_per_filter_config=for_nobody(),
     )
 
 
-def _rest(rpc: Rpc, sampling_percent: float) -> Iterator[Route]:
+def _rest_routes(rpcs: Sequence[Rpc], sampling_percent: float) -> Iterator[bytes]:
+    for rpc in rpcs:
+        for pattern in rpc.http_patterns:
+            yield field(_ROUTES_OF_A_HOST, _rest(sampling_percent).filled(f"{rpc.path} REST", pattern, rpc.service))
+
+
+@stencil
+def _rest(sampling_percent: float) -> Route:
     """REST paths before they are transcoded: here traces are sampled and preflights answered, and no call passes."""
-    for pattern in rpc.http_patterns:
-        yield Route(
-            name=f"{rpc.path} REST",
-            match=RouteMatch(safe_regex=RegexMatcher(regex=pattern)),
-            route=RouteAction(cluster=rpc.service),
-            # The transcoder would take a body of any size.
-            typed_per_filter_config=for_nobody()
-            | {BUFFER: packed(BufferPerRoute(buffer=Buffer(max_request_bytes=REST_BODY_BYTES)))},
-            tracing=_tracing(sampling_percent),
-        )
+    name, pattern, cluster = BLANKS
+    return Route(
+        name=name,
+        match=RouteMatch(safe_regex=RegexMatcher(regex=pattern)),
+        route=RouteAction(cluster=cluster),
+        # The transcoder would take a body of any size.
+        typed_per_filter_config=for_nobody()
+        | {BUFFER: packed(BufferPerRoute(buffer=Buffer(max_request_bytes=REST_BODY_BYTES)))},
+        tracing=_tracing(sampling_percent),
+    )
 
 
-def _document(openapi: bytes) -> Iterator[Route]:
+@stencil
+def _document() -> Route:
     """What there is over REST, for anybody and for pages of any origin."""
     # The cors filter leaves routes without a cluster alone.
     headers = {"content-type": "application/json", "access-control-allow-origin": "*"}
-    yield Route(
+    return Route(
         name=DOCUMENT,
         match=RouteMatch(
             path=DOCUMENT,
@@ -226,11 +293,10 @@ def _document(openapi: bytes) -> Iterator[Route]:
                 HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex="GET|HEAD")))
             ],
         ),
-        direct_response=DirectResponseAction(status=200, body=DataSource(inline_bytes=openapi)),
+        direct_response=DirectResponseAction(status=200, body=DataSource(inline_bytes=BLANKS[0].encode())),
         response_headers_to_add=[
             HeaderValueOption(header=HeaderValue(key=name, value=value)) for name, value in headers.items()
         ],
-        metadata=by_address(CONTROL_PLANE, _OWN_LIMIT),
         # The transcoder refuses what is no rpc.
         typed_per_filter_config=for_anybody() | {TRANSCODER: packed(FilterConfig(disabled=True))},
     )
