@@ -121,7 +121,7 @@ def admission(tokens: "Tokens", rules: Mapping[str, Rule]) -> Admission:
 
 
 class Keys:
-    """The issuer's public keys: fetched when the first token comes, kept through its outage."""
+    """The issuer's public keys: fetched when the first token comes or before, kept through its outage."""
 
     def __init__(self, url: str, http: httpx.AsyncClient) -> None:
         self._url, self._http = url, http
@@ -142,19 +142,24 @@ class Keys:
             raise IdentityUnavailable
         raise TokenInvalid
 
+    async def prefetch(self) -> None:
+        """Asks before there is a token. An issuer that is away is asked again when one comes."""
+        await self._fetch(expected=False)
+
     def _may_ask(self) -> bool:
         if self._fetching is not None and not self._fetching.done():
             return False
         pause = _REFETCH_S if self._fetched == self._tried else _RETRY_S
         return time.monotonic() - self._tried >= pause
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, *, expected: bool = True) -> None:
         self._tried = time.monotonic()
         try:
             answer = await self._http.get(self._url)
             keys = _keys_of(answer.raise_for_status().json())
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, JOSEError) as error:
-            logs.get().warning("the keys of the token issuer cannot be had", url=self._url, error=repr(error))
+            tell = logs.get().warning if expected else logs.get().info
+            tell("the keys of the token issuer cannot be had", url=self._url, error=repr(error))
             return
         self._keys, self._fetched = keys, self._tried
 

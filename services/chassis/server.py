@@ -147,7 +147,8 @@ class Process[C: Message]:
         http = httpx.AsyncClient(timeout=IDENTITY_TIMEOUT_S, trust_env=False)
         held.push_async_callback(http.aclose)
         self._token = ServiceToken(settings, http)
-        tokens = Tokens(Keys(settings.jwks_url, http), settings.issuer, settings.audience)
+        self._keys = Keys(settings.jwks_url, http)
+        tokens = Tokens(self._keys, settings.issuer, settings.audience)
         self._rules: dict[str, Rule] = {}
         self._health = health_aio.HealthServicer()
         self._server, self._around = guarded_server(self.domain, tokens, self._rules, lambda: self._default_s)
@@ -193,6 +194,8 @@ class Process[C: Message]:
         self.background("configuration", self.config.run)
         self.background("status", self._status.run)
         await wire(self)
+        # The first calls wait for them otherwise: longer than Envoy does, where the issuer is slow.
+        await self._keys.prefetch()
         address = await self._start()
         registration = self._registration(address)
         self.background("registration", registration.run)

@@ -194,6 +194,18 @@ async def test_a_process_that_is_told_to_stop_finishes_its_calls(
     assert order == list(_LIFE)
 
 
+async def test_a_process_has_the_keys_of_the_issuer_before_it_is_found(
+    environ: dict[str, str], tmp_path: Path, issuer: Issuer
+) -> None:
+    bearer = (("authorization", f"Bearer {issuer.token('ann')}"),)
+    async with starting(tmp_path, environ) as (_, channel):
+        issuer.away = True
+        try:
+            assert (await EchoStub(channel).Say(Text(text="hi"), metadata=bearer)).text == "hi"
+        finally:
+            issuer.away = False
+
+
 async def test_a_process_that_is_told_to_stop_takes_calls_as_long_as_they_come(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
