@@ -1,31 +1,21 @@
 """etcd/README.md against what a running shop keeps there."""
 
 import re
-from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-import httpx
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 from services.cli.settings import SERVICES
 from services.files import resource
+from tests.support.etcd import Kept, listed
 from tests.support.shop import Shop
 from tests.support.waiting import eventually
 
 CONTRACTS = descriptor_pool.DescriptorPool()
 for file in descriptor_pb2.FileDescriptorSet.FromString(resource("gen/descriptors.binpb").read_bytes()).file:
     CONTRACTS.Add(file)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One key of a running shop."""
-
-    key: str
-    value: bytes
-    leased: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +27,7 @@ class Row:
     """Its full name, with `<service>` in it; empty for what is no message."""
     leased: bool
 
-    def shows(self, entry: Entry) -> None:
+    def shows(self, entry: Kept) -> None:
         """Raises unless the entry is what the row says."""
         found = self.key.fullmatch(entry.key)
         assert found
@@ -66,18 +56,12 @@ def _named(part: re.Match[str]) -> str:
     return f"({part[1]})" if "|" in part[1] else f"(?P<{part[1]}>[^/]+)"
 
 
-def entries(shop: Shop) -> list[Entry]:
-    """All keys, by etcd's own gateway: it tells leases as well."""
-    question = {"key": b64encode(b"\0").decode(), "range_end": b64encode(b"\0").decode()}
-    told = httpx.post(f"http://127.0.0.1:{shop.ports['etcd']}/v3/kv/range", json=question, trust_env=False)
-    return [
-        Entry(b64decode(kept["key"]).decode(), b64decode(kept["value"]), "lease" in kept)
-        for kept in told.raise_for_status().json()["kvs"]
-    ]
+def entries(shop: Shop) -> list[Kept]:
+    return listed(f"127.0.0.1:{shop.ports['etcd']}", "/")
 
 
 @pytest.fixture
-async def kept(shop: Shop) -> AsyncIterator[Sequence[Entry]]:
+async def kept(shop: Shop) -> AsyncIterator[Sequence[Kept]]:
     """All that is in etcd after an operator has changed something."""
     shop.command("policy", "set", "notification", "retries.mesh=1")
     shop.command("config", "set", "notification", "default_page_size=10")
@@ -94,7 +78,7 @@ async def kept(shop: Shop) -> AsyncIterator[Sequence[Entry]]:
         shop.command("config", "unset", "notification")
 
 
-async def test_every_key_stands_in_the_readme_and_every_row_is_true(kept: Sequence[Entry]) -> None:
+async def test_every_key_stands_in_the_readme_and_every_row_is_true(kept: Sequence[Kept]) -> None:
     table = rows()
 
     for entry in kept:

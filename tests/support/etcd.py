@@ -4,6 +4,7 @@ import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import override
@@ -12,6 +13,33 @@ import httpx
 
 from services.cli.etcd import release
 from tests.support.servers import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One key, and whether it goes with a lease."""
+
+    key: str
+    value: bytes
+    leased: bool
+
+
+def listed(endpoint: str, prefix: str) -> list[Kept]:
+    """What an etcd at `host:port` keeps under a prefix, by its own gateway.
+
+    Raises AssertionError when it does not answer.
+    """
+    key, end = ((prefix[:-1] + chr(ord(prefix[-1]) + more)).encode() for more in (0, 1))
+    question = {"key": b64encode(key).decode(), "range_end": b64encode(end).decode()}
+    try:
+        # Loading the certificates of a machine takes ten times as long as the answer.
+        answer = httpx.post(f"http://{endpoint}/v3/kv/range", json=question, trust_env=False, verify=False)
+    except httpx.HTTPError as error:
+        raise AssertionError(f"etcd does not answer: {error}") from error
+    return [
+        Kept(b64decode(one["key"]).decode(), b64decode(one["value"]), "lease" in one)
+        for one in answer.json().get("kvs", [])
+    ]
 
 
 class EtcdServer(Server):
@@ -58,15 +86,7 @@ class EtcdServer(Server):
 
     def entries(self, prefix: str) -> dict[str, bytes]:
         """What is kept under a prefix. Raises AssertionError when etcd does not answer."""
-        key, end = ((prefix[:-1] + chr(ord(prefix[-1]) + more)).encode() for more in (0, 1))
-        question = {"key": b64encode(key).decode(), "range_end": b64encode(end).decode()}
-        try:
-            # Loading the certificates of a machine takes ten times as long as the answer.
-            answer = httpx.post(f"http://{self.endpoint}/v3/kv/range", json=question, trust_env=False, verify=False)
-        except httpx.HTTPError as error:
-            raise AssertionError(f"etcd does not answer: {error}") from error
-        found = answer.json().get("kvs", [])
-        return {b64decode(one["key"]).decode(): b64decode(one["value"]) for one in found}
+        return {entry.key: entry.value for entry in listed(self.endpoint, prefix)}
 
     def wipe(self) -> None:
         """Kills it and starts an empty one: its revisions begin anew."""

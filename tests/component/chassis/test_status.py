@@ -63,6 +63,15 @@ async def test_it_is_told_at_once_and_gone_in_the_end(store: Etcd) -> None:
     assert (await store.get_prefix(prefix)).entries == {}
 
 
+async def test_it_is_missed_at_once_not_when_the_lease_is_renewed(store: Etcd) -> None:
+    prefix = f"/test-{uuid4()}/"
+    async with telling(store, prefix, ttl_s=1000) as record:
+        record.tell("config/fruit", registry_pb2.AppliedDocument(revision=7))
+        await says(store, prefix, 7)
+        await store.delete(f"{prefix}status/fruit/fruit-1")
+        await says(store, prefix, 7)
+
+
 @pytest.mark.parametrize("fault", ["wiped", "deleted", "restarted"])
 async def test_it_comes_back(store: Etcd, etcd: EtcdServer, fault: str) -> None:
     prefix = f"/test-{uuid4()}/"
