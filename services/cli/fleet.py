@@ -1,13 +1,15 @@
 """The instances of a running shop: how many of which version, ended and replaced without a failed call."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
 from services.cli.control import Command, Tell
+from services.cli.free_ports import any_free
 from services.cli.part import DRAINED, Part
 from services.cli.process import CannotStart
-from services.cli.readiness import sends_calls
+from services.cli.readiness import REFUSALS, http, sends_calls, takes_no_more
 from services.cli.releases import MOST, Release
 from services.cli.settings import SERVICES
 from services.cli.stack import Stack
@@ -15,6 +17,10 @@ from services.cli.supervisor import Supervisor
 
 ROUTED_S = 10.0
 """So long may Envoy take to send calls to an instance that has registered."""
+
+ENVOY = "envoy"
+DRAIN_S = 12.0
+"""So long may Envoy's callers take to leave it; who still holds a connection then has used it for nothing."""
 
 ASK_EVERY_S = 0.05
 
@@ -61,6 +67,9 @@ class Fleet:
 
     async def restart(self, name: str, tell: Tell) -> None:
         """Of a service every instance that runs, one after the other; else the one part of that name."""
+        if name == ENVOY and self._part(ENVOY).pid:
+            await self._replace_envoy(tell)
+            return
         chosen = self._up(lambda release: release.service == name) or [self._part(name).process.name]
         for one in chosen:
             stand_in = await self._stand_in(one, tell)
@@ -70,6 +79,28 @@ class Fleet:
             if stand_in:
                 await self._end(stand_in, tell)
                 await self._supervisor.remove(stand_in)
+
+    async def _replace_envoy(self, tell: Tell) -> None:
+        """Another one takes the calls meanwhile, on the same ports. Each finishes what it has before it ends."""
+        stand_in, admin, own = f"{ENVOY}-2", self._stack.ports["envoy-admin"], any_free()
+        self._stack.write_bootstrap(stand_in, own)
+        tell(f"{stand_in} stands in meanwhile")
+        await self._supervisor.add(self._stack.envoy(stand_in, own))
+        await self._drain_envoy(ENVOY, admin, tell)
+        await self._start(ENVOY, tell)
+        await self._drain_envoy(stand_in, own, tell)
+        await self._supervisor.remove(stand_in)
+
+    async def _drain_envoy(self, name: str, admin: int, tell: Tell) -> None:
+        with contextlib.suppress(*REFUSALS):  # it may have died: then there is nothing to drain
+            await http(admin, "/healthcheck/fail", method="POST")
+            await http(admin, "/drain_listeners?graceful", method="POST")
+        give_up = time.monotonic() + DRAIN_S
+        while not await takes_no_more(admin):
+            if time.monotonic() > give_up:
+                break
+            await asyncio.sleep(ASK_EVERY_S)
+        await self._end(name, tell)
 
     async def _stand_in(self, name: str, tell: Tell) -> str | None:
         """Started when `name` is the only instance of its release: it takes the calls while that one is away."""

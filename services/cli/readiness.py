@@ -5,6 +5,7 @@ import base64
 import json
 import struct
 from datetime import datetime
+from urllib.parse import quote
 
 from services.cli.envoy_admin import hosts
 from services.cli.process import Ready
@@ -16,13 +17,13 @@ ANSWER_S = 2.0
 REFUSALS = (OSError, TimeoutError, IndexError, KeyError, ValueError)
 
 
-async def http(port: int, path: str, body: bytes = b"") -> tuple[int, bytes]:
+async def http(port: int, path: str, body: bytes = b"", method: str = "GET") -> tuple[int, bytes]:
     """One request (a POST of JSON when there is a body), answered with status and body."""
     async with asyncio.timeout(ANSWER_S):
         reader, writer = await asyncio.open_connection(HOST, port)
         try:
             # Envoy refuses HTTP/1.0.
-            head = f"POST {path} HTTP/1.0" if body else f"GET {path} HTTP/1.1"
+            head = f"POST {path} HTTP/1.0" if body else f"{method} {path} HTTP/1.1"
             head += f"\r\nHost: {HOST}:{port}\r\nConnection: close\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
             writer.write(head.encode() + b"\r\n" + body)
@@ -85,19 +86,48 @@ def takes_sessions(port: int, user: str) -> Ready:
     return ask
 
 
-def answers(port: int, path: str, address: str = "", also: int = 0) -> Ready:
-    """GET `path` is 200, and the port `also`, when given, accepts connections."""
+def answers(port: int, path: str, address: str = "") -> Ready:
+    """GET `path` is 200."""
 
     async def ask(_: float) -> str | None:
         try:
             status, _body = await http(port, path)
         except REFUSALS:
             return None
-        if status != 200 or (also and not await _connects(also)):
-            return None
-        return address or f"{HOST}:{port}"
+        return (address or f"{HOST}:{port}") if status == 200 else None
 
     return ask
+
+
+LISTENERS = 2
+"""Of an Envoy: edge and mesh."""
+
+
+def listens(admin: int, address: str) -> Ready:
+    """An Envoy takes calls: itself, whoever else has its ports. `admin` is its admin port."""
+
+    async def ask(_: float) -> str | None:
+        counted = await counters(admin, "listener_manager.workers_started", "listener_manager.total_listeners_active")
+        return address if counted == [1, LISTENERS] else None
+
+    return ask
+
+
+async def takes_no_more(admin: int) -> bool:
+    """An Envoy that drains has stopped to listen, and has no caller left; also when it does not answer any more."""
+    callers = [f"http.{listener}.downstream_cx_active" for listener in ("edge", "mesh")]
+    return await counters(admin, "listener_manager.listener_stopped", *callers) in ([LISTENERS, 0, 0], [])
+
+
+async def counters(admin: int, *names: str) -> list[int]:
+    """Envoy's counters; 0 for one that it does not have yet, none at all when it does not answer."""
+    pattern = "|".join(name.replace(".", r"\.") for name in names)
+    try:
+        _, answer = await http(admin, f"/stats?format=json&filter={quote(f'^({pattern})$')}")
+        has = {stat["name"]: int(stat["value"]) for stat in json.loads(answer)["stats"] if "name" in stat}
+    except REFUSALS:
+        return []
+    return [has.get(name, 0) for name in names]
 
 
 def registered(etcd_port: int, service: str, instance: str) -> Ready:

@@ -15,7 +15,7 @@ from services.cli.downloads import cache_folder
 from services.cli.etcd import release
 from services.cli.postgres import SUPERUSER, Postgres
 from services.cli.process import CannotStart, Process
-from services.cli.readiness import accepts, answers, registered, takes_sessions
+from services.cli.readiness import accepts, answers, listens, registered, takes_sessions
 from services.cli.releases import Release
 from services.cli.settings import HOST, SERVICES
 from services.files import resource
@@ -59,7 +59,7 @@ class Stack:
             self._keycloak(),
             self._mailbox(),
             self._controlplane(),
-            self._envoy(),
+            self.envoy("envoy", self.ports["envoy-admin"]),
             *(
                 self.instance(release, release.instance(number + 1))
                 for release, instances in {**dict.fromkeys(map(Release, SERVICES), 1), **self.instances}.items()
@@ -79,14 +79,7 @@ class Stack:
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(NATS_CONFIG.substitute(host=HOST, port=self.ports["nats"], folder=config.parent / "store"))
         if "envoy" in names:
-            bootstrap = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
-                admin_address=HOST,
-                admin_port=self.ports["envoy-admin"],
-                ads_address=HOST,
-                ads_port=self.ports["ads"],
-                node_id="envoy",
-            )
-            (self.state / "envoy.yaml").write_text(bootstrap)
+            self.write_bootstrap("envoy", self.ports["envoy-admin"])
 
     def _etcd(self) -> Process:
         client, peer = f"http://{HOST}:{self.ports['etcd']}", f"http://{HOST}:{self.ports['etcd-peer']}"
@@ -179,22 +172,29 @@ class Stack:
             needs=("etcd",),
         )
 
-    def _envoy(self) -> Process:
+    def envoy(self, name: str, admin: int) -> Process:
+        """An Envoy with its admin page at that port. Several may listen on the ports of the shop at once."""
         # One JSON line per message, as every other part writes.
         form = '{"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","service":"envoy","message":"%j"}'
         return Process(
-            "envoy",
+            name,
             (
-                _program("envoy/_bin/envoy"), "-c", str(self.state / "envoy.yaml"), "--disable-hot-restart",
+                _program("envoy/_bin/envoy"), "-c", str(self.state / f"{name}.yaml"), "--disable-hot-restart",
                 "--log-level", "warning", "--log-format", form, "--file-flush-interval-msec", "300",
+                "--drain-time-s", "2",
             ),
             environment=_environment(),
             ports=("edge", "mesh", "envoy-admin"),
-            ready=answers(
-                self.ports["envoy-admin"], "/ready", f"{HOST}:{self.ports['edge']}", also=self.ports["edge"]
-            ),
+            ready=listens(admin, f"{HOST}:{self.ports['edge']}"),
             needs=("controlplane",),
         )  # fmt: skip
+
+    def write_bootstrap(self, name: str, admin: int) -> None:
+        """The file that such an Envoy starts with."""
+        bootstrap = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
+            admin_address=HOST, admin_port=admin, ads_address=HOST, ads_port=self.ports["ads"], node_id=name
+        )
+        (self.state / f"{name}.yaml").write_text(bootstrap)
 
     def instance(self, release: Release, instance: str) -> Process:
         """One instance of a release, under that name."""

@@ -51,11 +51,13 @@ def restart(state: Path, name: str) -> None:
 
     Each instance drains and ends, and its successor is registered and has been seen well by Envoy before the next one
     ends. The only instance of its version has a stand-in meanwhile. So no call fails; streams are told to come back.
+    Envoy is replaced by another one on the same ports until its successor listens, and loses no call either.
     With another name of `status`, such as inventory-2 or controlplane, only that part.
 
     \b
     For example:
       shopmesh restart order
+      shopmesh restart envoy
       shopmesh restart controlplane
     """  # noqa: D301  click reads \b as: as it stands
     _do(state, "restart", name=name)

@@ -87,6 +87,16 @@ async def test_instances_come_and_go_and_are_restarted_without_a_failed_call(
     assert [name for name in before if before[name]["pid"] != after[name]["pid"]] == ["product"]
 
 
+async def test_envoy_is_replaced_without_a_failed_call(shop: Shop, edge: grpc.aio.Channel) -> None:
+    before = shop.parts()
+    async with calls(edge) as failed, grpc.aio.insecure_channel(shop.edge) as other, calls(other) as others_failed:
+        assert "envoy-2 stands in" in await does(shop, "restart", "envoy")
+    after = shop.parts()
+    assert failed + others_failed == []
+    assert [name for name in before if before[name]["pid"] != after[name]["pid"]] == ["envoy"]
+    assert after.keys() == before.keys()
+
+
 async def called(shop: Shop) -> set[str]:
     """Instances of product that got calls in the last second."""
     return {name for name, each in (await instances(shop, "product")).items() if each["calls_per_s"] > 0}
