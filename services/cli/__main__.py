@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -36,7 +35,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(version("shopmesh"), prog_name="shopmesh")
+@click.version_option(package_name="shopmesh", prog_name="shopmesh")
 def main() -> None:
     """A shop of four gRPC services on a mesh, on this machine."""
 
@@ -74,6 +73,8 @@ def up(
 
     A single port is moved by the environment: SHOPMESH_PORT_EDGE, SHOPMESH_PORT_POSTGRES, and so on.
     """
+    from importlib.metadata import version
+
     from services.cli import running
     from services.cli.releases import wanted
     from services.cli.settings import chosen_ports
@@ -155,10 +156,10 @@ def logs(state: Path, service: str | None, follow: bool, order: str | None, as_j
     from services.cli.logs import Reader, of_order, part_names, rendered
 
     folder = StateFolder(state.absolute()).logs
+    if not part_names(folder):
+        raise click.ClickException(f"nothing is logged in {shown(state)}: no shop has run there yet")
     if service and service not in part_names(folder):
-        raise click.ClickException(
-            f"nothing is logged for {service}: there is {', '.join(part_names(folder)) or 'no log'}"
-        )
+        raise click.ClickException(f"nothing is logged for {service}: there is {', '.join(part_names(folder))}")
     reader, traces = Reader(folder, service), set[str]()
     try:
         while True:

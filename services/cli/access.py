@@ -56,7 +56,7 @@ def kind_of(ctx: click.Context) -> "Kind":
 def services_of(service: str | None) -> list[str]:
     """One or all. Raises ClickException with what was perhaps meant."""
     if service is not None and service not in SERVICES:
-        close = difflib.get_close_matches(service, SERVICES, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(service, SERVICES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(SERVICES)}"
         raise click.ClickException(f"there is no service {service!r}: {hint}")
     return [*SERVICES] if service is None else [service]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.access import envoy_admin, with_etcd
+from services.cli.access import as_of, envoy_admin, with_etcd
 from services.cli.effect import wait, with_no_wait
 from services.cli.options import with_state
 from services.cli.process import CannotStart
@@ -81,7 +81,7 @@ async def _change(
         return written(document)
 
     _, after = (await change(etcd, kind, [service], altered, action))[service]
-    click.echo(f"{service}: {said} (revision {after.revision})")
+    click.echo(f"{service}: {said} ({as_of(after)})")
     if state is not None:
         click.echo(await wait(etcd, kind, [service], envoy_admin(state)))
     return running

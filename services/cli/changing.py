@@ -161,7 +161,7 @@ async def _told(
     """Prints what was changed, and where it is in effect. Raises CannotStart when it is not."""
     for service, (before, after) in done.items():
         what = changed(kind, service, before.text, after.text)
-        click.echo(f"{service}: {'nothing changed' if before == after else f'{what} (revision {after.revision})'}")
+        click.echo(f"{service}: {'nothing changed' if before == after else f'{what} ({as_of(after)})'}")
     written = [service for service, (before, after) in done.items() if before != after]
     if written and not no_wait:
         click.echo(await wait(etcd, kind, written, envoy_admin(state)))

@@ -116,7 +116,9 @@ def history(ctx: click.Context, state: Path, service: str, as_json: bool) -> Non
     for before, row in zip([None, *known[:-1]], known, strict=True):
         changes = changed(kind, service, before.held.text if before else None, row.held.text)
         action = row.action or ("" if before is None else "written past shopmesh")
-        rows.append((str(row.held.revision), row.time[:19], row.author, action, changes))
+        is_now = row is known[-1]
+        number = "-" if is_now and row.held.text is None else str(row.held.revision)  # nothing stands at no revision
+        rows.append((number, row.time[:19], row.author, action, changes))
         told.append({"revision": row.held.revision, "time": row.time, "author": row.author, "action": action,
                      "document": row.held.text, "changes": changes})  # fmt: skip
     if as_json:

@@ -104,29 +104,42 @@ def _is_list(field: Any) -> bool:  # noqa: ANN401
 
 
 def _value(field: Any, path: str, text: str) -> Any:  # noqa: ANN401
-    """The JSON value that a person means; what makes no sense is left for the parser to refuse, by its path."""
-    if field.is_repeated or (field.message_type and not field.message_type.full_name.startswith("google.protobuf.")):
-        try:
-            return json.loads(text)
-        except ValueError:
-            kind = "a list" if _is_list(field) else "an object"
-            raise DocumentRefused(f"{path}: takes {kind} in JSON, not {text!r}") from None
-    if field.message_type and field.message_type.name == "Duration":
-        return _seconds(text)
+    """The JSON value that a person means. Raises DocumentRefused for what cannot be one; ranges are not looked at."""
     if field.enum_type:
-        return next((name for name in _enum_names(field.enum_type) if _same_word(name, text, field.enum_type)), text)
-    if field.cpp_type in (field.CPPTYPE_STRING, field.CPPTYPE_MESSAGE):
+        names = [*_enum_names(field.enum_type)]
+        if (name := next((name for name in names if _same_word(name, text, field.enum_type)), None)) is None:
+            raise DocumentRefused(f"{path}: takes one of {', '.join(names[1:])}, not {text!r}")
+        return name
+    if field.message_type and field.message_type.name == "Duration":
+        return _seconds(path, text)
+    if field.cpp_type == field.CPPTYPE_STRING and not field.is_repeated:
         return text
+    kind, type_ = _json_type(field)
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        return text
+        value = None
+    if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):
+        raise DocumentRefused(f"{path}: takes {kind}, not {text!r}")
+    return value
 
 
-def _seconds(text: str) -> str:
+def _json_type(field: Any) -> tuple[str, Any]:  # noqa: ANN401
+    if _is_list(field):
+        return "a list in JSON", list
+    if field.message_type:
+        return "an object in JSON", dict
+    if field.cpp_type == field.CPPTYPE_BOOL:
+        return "true or false", bool
+    if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT):
+        return "a number", (int, float)
+    return "a whole number", int
+
+
+def _seconds(path: str, text: str) -> str:
     """`1m30s` as `90s`."""
     if not _WHOLE_DURATION.fullmatch(text):
-        return text
+        raise DocumentRefused(f"{path}: takes a duration such as 1.5s or 10m, not {text!r}")
     seconds = sum(Decimal(number) * Decimal(_UNITS[unit]) for number, unit in _DURATION.findall(text))
     return f"{Decimal(seconds).normalize():f}s"
 

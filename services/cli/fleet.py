@@ -58,7 +58,7 @@ class Fleet:
         """Takes an instance out of the traffic: it finishes its calls, ends, and is not started again."""
         part, release = self._part(name), Release.of(name)
         if release is None:
-            raise CannotStart(f"{name} is no instance of a service")
+            raise CannotStart(f"{name} is no instance of a service: `shopmesh restart {name}` restarts it")
         if part.state == DRAINED:
             raise CannotStart(f"{name} is drained already: `shopmesh restart {name}` brings it back")
         await self._end(name, tell)
@@ -148,7 +148,7 @@ class Fleet:
         if name not in parts and name in SERVICES:
             raise CannotStart(f"no instance of {name} runs: `shopmesh scale {name} 1` starts one")
         if name not in parts:
-            raise CannotStart(f"there is no {name}: there are {', '.join(sorted(parts))}")
+            raise CannotStart(f"there is no {name!r}: there are {', '.join(sorted(parts))}")
         return parts[name]
 
     def _up(self, of: Callable[[Release], bool]) -> list[str]:

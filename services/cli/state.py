@@ -7,12 +7,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import psutil
+from typing import IO, TYPE_CHECKING, Any
 
 from services.cli.process import CannotStart
 from services.cli.settings import shown
+
+if TYPE_CHECKING:
+    import psutil
 
 DYING_S, STOPPING_S = 0.5, 15.0
 _ROW = ("name", "state", "pid", "address", "started")
@@ -114,6 +115,8 @@ class StateFolder:
 
 def end_leftovers(folder: StateFolder) -> None:
     """Ends what a supervisor that was killed may have left, before its ports and files are used again."""
+    import psutil
+
     left = [process for part in folder.written()["parts"] if (process := _same_process(part)) is not None]
     _, alive = psutil.wait_procs(left, timeout=3)
     for process in alive:
@@ -121,8 +124,10 @@ def end_leftovers(folder: StateFolder) -> None:
     psutil.wait_procs(alive, timeout=3)
 
 
-def _same_process(part: dict[str, Any]) -> psutil.Process | None:
+def _same_process(part: dict[str, Any]) -> "psutil.Process | None":
     """The process a part was, unless its id has gone to a stranger."""
+    import psutil
+
     if not part.get("pid"):
         return None
     try:
@@ -134,6 +139,8 @@ def _same_process(part: dict[str, Any]) -> psutil.Process | None:
 
 def memory(pid: int | None) -> tuple[int, int]:
     """Resident and proportional bytes of a process and all below it; 0 for what may not be read or is gone."""
+    import psutil
+
     try:
         root = psutil.Process(pid) if pid else None
         tree = [root, *root.children(recursive=True)] if root else []
