@@ -72,6 +72,8 @@ _CONNECT_TIMEOUT = timedelta(seconds=1)
 _ALWAYS_RETRIED = 64
 # In percent of what is well: the next group is for when nobody in this one is, not when a third is away.
 _AS_LONG_AS_ONE_IS_WELL = 1_000_000
+# In percent of what Envoy counts, two for each call: a good and a bad one if it breaks off, else two good ones.
+_NEARLY_ALL_CALLS = 45
 _IDLE_INTERVAL = timedelta(seconds=1)
 
 
@@ -253,7 +255,12 @@ def _ejection(ejection: policy_pb2.Ejection) -> OutlierDetection:
         enforcing_consecutive_gateway_failure=0,
         enforcing_success_rate=0,
         enforcing_failure_percentage=0,
-        enforcing_failure_percentage_local_origin=0,
+        # Failures in a row are seen only where Envoy cannot connect: each try that has a connection, and over HTTP/2
+        # there is always one, sets their count back. So the share in an interval counts as well.
+        enforcing_failure_percentage_local_origin=100,
+        failure_percentage_threshold=_NEARLY_ALL_CALLS,
+        failure_percentage_minimum_hosts=1,
+        failure_percentage_request_volume=ejection.consecutive_failures,
         max_ejection_percent=100,
         interval=ejection.interval.ToTimedelta(),
         base_ejection_time=ejection.base_ejection_time.ToTimedelta(),

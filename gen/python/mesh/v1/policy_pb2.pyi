@@ -529,10 +529,12 @@ class Ejection(_message.Message):
     BASE_EJECTION_TIME_FIELD_NUMBER: _builtins.int
     MAX_EJECTION_TIME_FIELD_NUMBER: _builtins.int
     consecutive_failures: _builtins.int
-    """So many failures in a row, without a success between; 1 to 1000."""
+    """So many failures in a row, without a success between; or half as many within an interval, if nearly every call of
+    it failed. 1 to 1000.
+    """
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """How often failures are looked at; 1 ms to 1 min."""
+        """How often the share of failures is looked at, and whether an ejection is over; 1 ms to 1 min."""
 
     @_builtins.property
     def base_ejection_time(self) -> _duration_pb2.Duration:
