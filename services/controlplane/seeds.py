@@ -1,21 +1,14 @@
 """Defaults of policy and sampling: the seed files, of which a document in etcd holds only what differs."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
 from mesh.v1 import config_pb2, policy_pb2
 
-from services.chassis.messages import overlaid, violations
+from services.chassis.documents import DocumentRefused, effective
 from services.chassis.policies import unusable
-
-
-class BadDocument(ValueError):
-    """A document that cannot be used; the text names the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,59 +22,38 @@ class Seeds:
 
     @classmethod
     def read(cls, folder: Path, methods: Mapping[str, Collection[str]]) -> "Seeds":
-        """From etcd/seed, for these services. Each has both files; raises FileNotFoundError, BadDocument."""
-        services = [*methods]
+        """From etcd/seed, for these services. Each has both files; raises FileNotFoundError, DocumentRefused."""
+
+        def document(kind: str, service: str) -> bytes:
+            return (folder / kind / f"{service}.json").read_bytes()
+
         return cls(
+            {service: effective(policy_pb2.Policy(), document("policy", service)) for service in methods},
             {
-                service: parsed((folder / "policy" / f"{service}.json").read_bytes(), policy_pb2.Policy())
-                for service in services
+                service: effective(config_pb2.ProcessConfig(), _process(document("config", service)))
+                for service in methods
             },
-            {service: _process((folder / "config" / f"{service}.json").read_bytes()) for service in services},
             methods,
         )
 
     def policy(self, service: str, document: bytes) -> policy_pb2.Policy:
-        """The whole policy of a service, with what `document` says. Raises BadDocument.
+        """The whole policy of a service, with what `document` says. Raises DocumentRefused."""
+        policy = effective(self.policies[service], document)
+        if wrong := unusable(policy, self.methods[service]):
+            raise DocumentRefused("; ".join(f"{field}: {why}" for field, why in wrong))
+        return policy
 
-        The one place that says whether a policy is good, before it is put and when it is read.
-        """
-        policy = parsed(document, policy_pb2.Policy())
-        _refuse(unusable(policy, self.methods[service]))
-        return overlaid(self.policies[service], policy)
-
-    def sampling_percent(self, service: str, document: bytes = b"{}") -> float:
-        """Of new traces, from a service's configuration, of which nothing else is read. Raises BadDocument."""
-        return overlaid(self.processes[service], _process(document)).sampling_percent
+    def sampling_percent(self, service: str, document: bytes = b"") -> float:
+        """Of new traces, from a service's configuration, of which nothing else is read. Raises DocumentRefused."""
+        return effective(self.processes[service], _process(document)).sampling_percent
 
 
-def parsed[M: Message](document: bytes, message: M) -> M:
-    """Protobuf-JSON, within the limits of the contract. Raises BadDocument."""
-    return _filled(_object(document), message)
-
-
-def _process(config: bytes) -> config_pb2.ProcessConfig:
-    return _filled(_object(config).get("process", {}), config_pb2.ProcessConfig())
-
-
-def _object(document: bytes) -> dict[str, Any]:
+def _process(config: bytes) -> bytes:
+    """The field that all configurations have; the rest is of a message that only the service knows."""
     try:
-        value = json.loads(document)
+        fields = json.loads(config or b"{}")
     except ValueError as error:
-        raise BadDocument(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadDocument("not a JSON object")
-    return value
-
-
-def _filled[M: Message](fields: dict[str, Any], message: M) -> M:
-    try:
-        json_format.ParseDict(fields, message)
-    except json_format.ParseError as error:
-        raise BadDocument(str(error)) from error
-    _refuse(violations(message))
-    return message
-
-
-def _refuse(wrong: Sequence[tuple[str, str]]) -> None:
-    if wrong:
-        raise BadDocument("; ".join(f"{field}: {why}" for field, why in wrong))
+        raise DocumentRefused(f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise DocumentRefused("not a JSON object")
+    return json.dumps(fields.get("process", {})).encode()

@@ -10,10 +10,11 @@ from itertools import batched
 import structlog
 from mesh.v1 import policy_pb2, registry_pb2
 
+from services.chassis.documents import DocumentRefused, effective
 from services.chassis.etcd import Change, Etcd, Snapshot, patiently
 from services.controlplane.kept import Kept
 from services.controlplane.model import Endpoint, Seen, State
-from services.controlplane.seeds import BadDocument, Seeds, parsed
+from services.controlplane.seeds import Seeds
 
 _log = structlog.get_logger()
 
@@ -66,7 +67,7 @@ class Documents[T]:
         try:
             self.by_name[name], self._raw[name] = self._parse(name, value), value
             self._standings[name] = registry_pb2.AppliedDocument(revision=revision)
-        except BadDocument as error:
+        except DocumentRefused as error:
             refused = registry_pb2.DocumentRefusal(revision=revision, reason=str(error))
             refused.time.GetCurrentTime()
             self._standings[name] = registry_pb2.AppliedDocument(revision=self.standing(name).revision, refused=refused)
@@ -185,7 +186,7 @@ class Source:
 
     def _known(self, service: str) -> str:
         if service not in self._services:
-            raise BadDocument(f"there is no service {service!r}")
+            raise DocumentRefused(f"there is no service {service!r}")
         return service
 
 
@@ -195,13 +196,13 @@ _MOST_PUTS = 100
 
 def endpoint(name: str, document: bytes) -> Endpoint:
     """Envoy's endpoint discovery takes addresses, never host names."""
-    record = parsed(document, registry_pb2.Endpoint())
+    record = effective(registry_pb2.Endpoint(), document)
     if "/" not in name:
-        raise BadDocument("the key has no instance")
+        raise DocumentRefused("the key has no instance")
     try:
         ipaddress.ip_address(record.address.rpartition(":")[0].strip("[]"))
     except ValueError as error:
-        raise BadDocument(f"address: {error}") from error
+        raise DocumentRefused(f"address: {error}") from error
     draining = record.state == registry_pb2.Endpoint.STATE_DRAINING
     return Endpoint(
         record.address,

@@ -12,11 +12,12 @@ from shop.notification.v1.config_pb2 import NotificationConfig
 from shop.order.v1.config_pb2 import OrderConfig
 from shop.product.v1.config_pb2 import ProductConfig
 
+from services.chassis.documents import DocumentRefused, effective
 from services.chassis.etcd import Change, Entry, Snapshot
 from services.controlplane import last_good
 from services.controlplane.contract import Contract
 from services.controlplane.model import Endpoint, Seen, State
-from services.controlplane.seeds import BadDocument, Seeds, parsed
+from services.controlplane.seeds import Seeds
 from services.controlplane.source import Documents, endpoint
 from services.files import resource
 
@@ -47,8 +48,8 @@ def unset(message: Message) -> list[str]:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_seeds_say_everything_and_keep_to_the_contract(service: str) -> None:
-    policy = parsed(resource(f"etcd/seed/policy/{service}.json").read_bytes(), policy_pb2.Policy())
-    config = parsed(resource(f"etcd/seed/config/{service}.json").read_bytes(), CONFIGS[service]())
+    policy = effective(policy_pb2.Policy(), resource(f"etcd/seed/policy/{service}.json").read_bytes())
+    config = effective(CONFIGS[service](), resource(f"etcd/seed/config/{service}.json").read_bytes())
 
     assert unset(policy) == []
     assert unset(config) == []
@@ -62,13 +63,17 @@ def test_a_document_changes_what_it_names_and_nothing_else(seeds: Seeds) -> None
     assert changed == json_format.ParseDict(expected, policy_pb2.Policy())
 
 
+def test_an_empty_document_changes_nothing(seeds: Seeds) -> None:
+    assert seeds.policy("product", b"") == seeds.policies["product"]
+
+
 def test_sampling_is_read_from_a_configuration_whatever_else_it_holds(seeds: Seeds) -> None:
     assert seeds.sampling_percent("product", b'{"process": {"sampling_percent": 0}, "other": 1}') == 0
     assert seeds.sampling_percent("product", b'{"default_page_size": 5}') == 100
 
 
 BAD = [
-    (b"", "not JSON"),
+    (b"{", "not JSON"),
     (b"[]", "not a JSON object"),
     (b'{"retrys": {}}', "retrys"),
     (b'{"retries": {"edge": 11}}', "retries.edge"),
@@ -76,6 +81,8 @@ BAD = [
     (b'{"load_balancing": "LOAD_BALANCING_FASTEST"}', "load_balancing"),
     (b'{"rpcs": {"GetProdukt": {}}}', r"rpcs\['GetProdukt'\]: the service has no rpc 'GetProdukt': it has Archive"),
     (b'{"rpcs": {"GetProduct": {"timeout": "0s"}}}', r"rpcs\['GetProduct'\].timeout"),
+    (b'{"retries": {"edge": 1, "edge": 2}}', "edge"),
+    (b'{"ejection": {"base_ejection_time": "300s"}}', "ejection: max_ejection_time is less than base_ejection_time"),
     (b'{"canary": {"weights": [{"version": "1", "weight": 0}]}}', "canary.weights: the weights sum to 0"),
     (
         b'{"canary": {"weights": [{"version": "1", "weight": 1}, {"version": "1", "weight": 2}]}}',
@@ -92,7 +99,7 @@ BAD = [
 
 @pytest.mark.parametrize(("document", "names"), BAD)
 def test_a_bad_document_is_refused_with_its_field(seeds: Seeds, document: bytes, names: str) -> None:
-    with pytest.raises(BadDocument, match=names):
+    with pytest.raises(DocumentRefused, match=names):
         seeds.policy("product", document)
 
 
@@ -120,7 +127,7 @@ BAD_ENDPOINTS = [
 
 @pytest.mark.parametrize(("name", "document", "why"), BAD_ENDPOINTS)
 def test_a_bad_registration_is_refused(name: str, document: bytes, why: str) -> None:
-    with pytest.raises(BadDocument, match=why):
+    with pytest.raises(DocumentRefused, match=why):
         endpoint(name, document)
 
 
@@ -129,7 +136,7 @@ def numbers() -> Documents[int]:
         try:
             return int(value)
         except ValueError as error:
-            raise BadDocument(str(error)) from error
+            raise DocumentRefused(str(error)) from error
 
     return Documents("/n/", number)
 

@@ -542,7 +542,7 @@ class Ejection(_message.Message):
 
     @_builtins.property
     def max_ejection_time(self) -> _duration_pb2.Duration:
-        """The longest that an ejection grows to; 1 ms to 1 h."""
+        """The longest that an ejection grows to, at least base_ejection_time; 1 ms to 1 h."""
 
     def __init__(
         self,
