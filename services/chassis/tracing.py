@@ -1,7 +1,7 @@
 """OpenTelemetry, cheap for what nobody samples: such calls get no span, but their ids go on in logs, rows and headers.
 
-Whether a trace is recorded is decided once, at its root (the edge, or here for what does not come from it). The spans
-of rpcs and statements are our own: the libraries that instrument gRPC and asyncpg cost a multiple (ADR 0009).
+Whether a trace is recorded is decided once, at its root (the edge, or here for what does not come from it). Spans
+are made by ourselves: the libraries that instrument gRPC and asyncpg, and the SDK's spans, cost a multiple (ADR 0009).
 """
 
 import random
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from grpc import StatusCode
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, TraceFlags, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 from services.chassis.settings import Settings
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from services.chassis.spans import Recorder
 
 __all__ = ["SpanKind", "Tracing", "begun", "current_traceparent", "ended", "serving", "span", "trace_id", "tracing"]
 
@@ -42,53 +42,29 @@ _FAULTS = frozenset(
 
 
 class Tracing:
-    """What this process does with spans. One per process; `None` endpoint: nothing is recorded, ids still flow.
-
-    SDK and exporter are imported when there is somewhere to send spans to: they would be a tenth of
-    a process's memory and a quarter of the time that it takes to start.
-    """
+    """What this process does with spans. One per process; `None` endpoint: nothing is recorded, ids still flow."""
 
     def __init__(self) -> None:
         self.sampling_percent = 100.0
         """Of traces that begin here; may change at any time."""
-        self.provider: TracerProvider | None = None
-        self.tracer: Tracer | None = None
+        self.recorder: Recorder | None = None
 
     def export(self, settings: Settings) -> None:
         """From now on sampled spans go to the OTLP endpoint, if there is one."""
-        if not settings.otlp_endpoint:
-            return
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+        if settings.otlp_endpoint:
+            from services.chassis.spans import Recorder
 
-        from services.chassis.otlp import Exporter
-
-        resource = Resource.create(
-            {
-                "service.name": settings.service,
-                "service.instance.id": settings.instance,
-                "service.version": settings.version,
-            }
-        )
-        # Roots are asked for only when they shall be recorded: `begins`.
-        self.provider = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=resource, shutdown_on_exit=False)
-        exporter = Exporter(settings.otlp_endpoint, timeout=2)
-        self.provider.add_span_processor(
-            BatchSpanProcessor(exporter, max_queue_size=16384, schedule_delay_millis=500, export_timeout_millis=2000)
-        )
-        self.tracer = self.provider.get_tracer("services.chassis")
+            self.recorder = Recorder(settings)
 
     def close(self) -> None:
         """Sends what is left; blocks for 2 s at most."""
-        if self.provider is not None:
-            self.provider.shutdown()
-            self.provider = self.tracer = None
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = None
 
     def begins(self) -> bool:
         """Whether a trace that begins here shall be recorded."""
-        return self.tracer is not None and random.random() * 100 < self.sampling_percent  # noqa: S311
+        return self.recorder is not None and random.random() * 100 < self.sampling_percent  # noqa: S311
 
 
 tracing = Tracing()
@@ -101,20 +77,20 @@ def serving(method: str, traceparent: str | None) -> Span | None:
     """
     above = _parsed(traceparent) if traceparent else None
     recorded = above.trace_flags.sampled if above else tracing.begins()
-    if tracing.tracer is None or not recorded:
+    if tracing.recorder is None or not recorded:
         otel.attach(_at(NonRecordingSpan(above or _new_ids())))
         return None
-    under = _at(NonRecordingSpan(above)) if above else _NOTHING
-    started = tracing.tracer.start_span(method, under, SpanKind.SERVER, rpc_attributes(method))
+    started = tracing.recorder.begin(method, above, SpanKind.SERVER, rpc_attributes(method))
     otel.attach(_at(started))
     return started
 
 
 def begun(name: str, attributes: Mapping[str, AttributeValue]) -> Span | None:
     """A span for what is asked of others, to be ended. None unless we are in a span that is recorded."""
-    if tracing.tracer is None or not recorded():
+    above = trace.get_current_span()
+    if tracing.recorder is None or not above.is_recording():
         return None
-    return tracing.tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+    return tracing.recorder.begin(name, above.get_span_context(), SpanKind.CLIENT, attributes)
 
 
 def recorded() -> bool:
@@ -167,15 +143,15 @@ def span(
     remote = _parsed(parent) if parent else None
     above = remote or trace.get_current_span().get_span_context()
     recorded = above.trace_flags.sampled if above.is_valid else tracing.begins()
-    if tracing.tracer is None or not recorded:
+    if tracing.recorder is None or not recorded:
         token = otel.attach(_at(NonRecordingSpan(above if above.is_valid else _new_ids())))
         try:
             yield trace.get_current_span()
         finally:
             otel.detach(token)
         return
-    under = _at(NonRecordingSpan(above)) if above.is_valid else _NOTHING
-    with tracing.tracer.start_as_current_span(name, under, kind, attributes) as started:
+    started = tracing.recorder.begin(name, above if above.is_valid else None, kind, attributes or {})
+    with trace.use_span(started, end_on_exit=True):
         yield started
 
 
