@@ -15,9 +15,9 @@ def pause_s(failures: int) -> float:
 
 
 def describe(error: BaseException) -> str:
-    """For a row or a log line: what kind, its own words, and what was behind it."""
+    """In one line, for a row or a log: what kind, its own words, and what was behind it."""
     behind = f" ({describe(error.__cause__)})" if error.__cause__ else ""
-    return f"{type(error).__name__}: {error}{behind}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{behind}"
 
 
 def told(error: Exception) -> dict[str, object]:

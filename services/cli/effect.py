@@ -48,7 +48,9 @@ async def wait(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int |
     except asyncio.CancelledError:
         click.echo(f"written; `shopmesh {kind.name} status` tells whether it is in effect", err=True)
         raise
-    return f"{seen.where} after {time.monotonic() - began:.1f} s" if seen.where else "no instance runs that goes by it"
+    if not seen.where:
+        return f"no instance of {', '.join(services)} is registered: it is in effect where one starts"
+    return f"{seen.where} after {time.monotonic() - began:.1f} s"
 
 
 async def _look(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int | None) -> _Seen:

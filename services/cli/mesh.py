@@ -69,7 +69,8 @@ class Watched:
             answer = await self._envoy.get("/config_dump", timeout=10)
             entry = await self.etcd.get(f"{PREFIX}policy/{service}")
         except (httpx.HTTPError, EtcdUnavailable) as error:
-            raise CannotStart(f"etcd or Envoy does not answer ({error!r}): see `shopmesh mesh`") from None
+            who = "etcd" if isinstance(error, EtcdUnavailable) else "Envoy"
+            raise CannotStart(f"{who} does not answer: see `shopmesh status`") from None
         seed = json.loads(resource(f"etcd/seed/policy/{service}.json").read_text())
         asked = Asked(seed, _fields(entry), entry.revision if entry else 0)
         (shown,) = [each for each in view(now, now) if each.service == service]

@@ -317,7 +317,7 @@ def test_status_tells_who_goes_by_what_and_who_lags_refuses_or_is_silent(shopmes
 
 
 def test_a_change_is_done_when_all_instances_go_by_it_or_it_is_told_who_does_not(shopmesh: Shopmesh) -> None:
-    assert "no instance runs that goes by it" in shopmesh.says("config", "set", "order", "hold_ttl=4m")
+    assert "no instance of order is registered" in shopmesh.says("config", "set", "order", "hold_ttl=4m")
     now = shopmesh.put("/shop/config/order", '{"hold_ttl": "300s"}')
     for name in ("order-1", "order-2"):
         tell(shopmesh, f"order/{name}", config_order=registry_pb2.AppliedDocument(revision=now))
