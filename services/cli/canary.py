@@ -72,7 +72,7 @@ async def _change(
     from services.cli.revisions import PREFIX, Held, Kind, change, written
 
     records = await etcd.get_prefix(f"{PREFIX}endpoints/{service}/")
-    running = {str(json.loads(entry.value).get("version", "")) for entry in records.entries.values()}
+    running = {version for entry in records.entries.values() if (version := _version(entry.value))}
     kind, said = Kind("policy"), ""
 
     def altered(_: str, held: Held) -> str | None:
@@ -80,11 +80,19 @@ async def _change(
         document, said = alter(kind.fields(service, held.text), running)
         return written(document)
 
-    _, after = (await change(etcd, kind, [service], altered, action))[service]
+    before, after = (await change(etcd, kind, [service], altered, action))[service]
     click.echo(f"{service}: {said} ({as_of(after)})")
     if state is not None:
-        click.echo(await wait(etcd, kind, [service], envoy_admin(state)))
+        click.echo(await wait(etcd, kind, {service: before}, envoy_admin(state)))
     return running
+
+
+def _version(record: bytes) -> str:
+    """Of an instance; empty where its record cannot be read, which the control plane refuses."""
+    try:
+        return str(json.loads(record)["version"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def with_canary(

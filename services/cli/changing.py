@@ -162,9 +162,9 @@ async def _told(
     for service, (before, after) in done.items():
         what = changed(kind, service, before.text, after.text)
         click.echo(f"{service}: {'nothing changed' if before == after else f'{what} ({as_of(after)})'}")
-    written = [service for service, (before, after) in done.items() if before != after]
-    if written and not no_wait:
-        click.echo(await wait(etcd, kind, written, envoy_admin(state)))
+    were = {service: before for service, (before, after) in done.items() if before != after}
+    if were and not no_wait:
+        click.echo(await wait(etcd, kind, were, envoy_admin(state)))
 
 
 def _meant(words: Sequence[str], everywhere: bool) -> tuple[list[str], list[str]]:

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from services.cli.process import CannotStart
 if TYPE_CHECKING:
     from services.chassis.etcd import Etcd
     from services.cli.applied import Told
-    from services.cli.revisions import Kind
+    from services.cli.revisions import Held, Kind
 
 WAIT_S = 10.0
 """So long may a change take: as the lease of who died without a word."""
@@ -32,15 +32,17 @@ class _Seen:
     """It will not come to hold by itself."""
 
 
-async def wait(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int | None, within_s: float = WAIT_S) -> str:
+async def wait(
+    etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoy: int | None, within_s: float = WAIT_S
+) -> str:
     """Returns when what etcd has for these services holds everywhere, and tells where, and after what time.
 
-    `envoy` is the port of its admin page, None where it is not to be asked. Raises CannotStart, with what does not go
-    by it and why.
+    `before` is what it had before the change; `envoy` is the port of its admin page, None where it is not to be asked.
+    Raises CannotStart, with what does not go by it and why.
     """
     began = time.monotonic()
     try:
-        while (seen := await _look(etcd, kind, services, envoy)).lacking:
+        while (seen := await _look(etcd, kind, before, envoy)).lacking:
             if seen.final or time.monotonic() > began + within_s:
                 lines = "".join(f"\n  {line}" for line in seen.lacking)
                 raise CannotStart(f"written, but not in effect after {time.monotonic() - began:.1f} s:{lines}")
@@ -49,16 +51,16 @@ async def wait(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int |
         click.echo(f"written; `shopmesh {kind.name} status` tells whether it is in effect", err=True)
         raise
     if not seen.where:
-        return f"no instance of {', '.join(services)} is registered: it is in effect where one starts"
+        return f"no instance of {', '.join(before)} is registered: it is in effect where one starts"
     return f"{seen.where} after {time.monotonic() - began:.1f} s"
 
 
-async def _look(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int | None) -> _Seen:
+async def _look(etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoy: int | None) -> _Seen:
     from services.chassis.etcd import EtcdUnavailable
     from services.cli.applied import look
 
     try:
-        told = await look(etcd, kind, services)
+        told = await look(etcd, kind, [*before])
     except EtcdUnavailable:
         return _Seen("", ["etcd does not answer"])
     processes = [row.process for row in told.applied]
@@ -66,7 +68,7 @@ async def _look(etcd: "Etcd", kind: "Kind", services: Sequence[str], envoy: int 
     if lacking := [*_behind(told)]:
         return _Seen("", lacking, final=not told.waited_for)
     if kind.name == "policy" and envoy is not None:
-        return _Seen("in effect in Envoy", await _not_in_envoy(told, envoy))
+        return _Seen("in effect in Envoy", await _not_in_envoy(told, before, envoy))
     return _Seen(where if processes else "")
 
 
@@ -80,7 +82,7 @@ def _behind(told: "Told") -> Iterator[str]:
             yield f"{row.process} goes by {f'revision {row.revision}' if row.revision else 'the defaults'}"
 
 
-async def _not_in_envoy(told: "Told", admin: int) -> list[str]:
+async def _not_in_envoy(told: "Told", before: Mapping[str, "Held"], admin: int) -> list[str]:
     """A control plane that goes by a policy has told it to Envoy, or is about to."""
     from services.cli.explain import Asked, differences
     from services.cli.readiness import REFUSALS, http
@@ -90,9 +92,21 @@ async def _not_in_envoy(told: "Told", admin: int) -> list[str]:
         dump = json.loads(answer)
     except REFUSALS:
         return ["Envoy does not answer: see `shopmesh status`"]
-    found = [f"Envoy refuses what {process} tells it: {refusal.reason}" for process, refusal in told.envoy_refusals]
+    found = dict[str, None]()
     for row in told.applied:
-        seed, said = told.kind.whole(row.service, None), told.kind.fields(row.service, row.held.text)
-        asked = Asked(seed, said, row.held.applied)
-        found += [f"Envoy, {row.service}: {what}" for what in differences(dump, asked, row.service)]
-    return list(dict.fromkeys(found))
+        seed = told.kind.whole(row.service, None)
+        then, now = (
+            Asked(seed, _said(told.kind, row.service, held), held.applied) for held in (before[row.service], row.held)
+        )
+        found |= {f"Envoy, {row.service}: {what}": None for what in differences(dump, now, row.service, then)}
+    refusals = [f"Envoy refuses what {process} tells it: {refusal.reason}" for process, refusal in told.envoy_refusals]
+    return [*refusals, *found] if found else []  # who refuses something else does as asked here
+
+
+def _said(kind: "Kind", service: str, held: "Held") -> Mapping[str, Any]:
+    from services.chassis.documents import DocumentRefused
+
+    try:
+        return kind.fields(service, held.text)
+    except DocumentRefused:  # written past us: nobody goes by it
+        return {}

@@ -194,27 +194,37 @@ def limits(dump: Document, asked: Asked, service: str) -> Iterator[tuple[str, Fi
         )
 
 
-def differences(dump: Document, asked: Asked, service: str) -> Iterator[str]:
-    """What Envoy does in another way than it was asked to, or not yet, in words; nothing when all is well."""
+def differences(dump: Document, asked: Asked, service: str, before: Asked | None = None) -> Iterator[str]:
+    """What Envoy does in another way than it was asked to, or not yet, in words; nothing when all is well.
+
+    With `before`, only of what was asked for in another way then: the control plane may be of a release with other
+    defaults than ours.
+    """
     for page in dump["configs"]:
         for each in page.get("dynamic_warming_clusters", []):
             if re.split("[@/]", each["cluster"]["name"])[0] == service:
                 yield f"{each['cluster']['name']}: its instances are not checked yet"
-    for name, figure in (*figures(dump, asked, service), *limits(dump, asked, service)):
-        if figure.differs:
+    then = dict(_all_figures(dump, before, service)) if before else {}
+    for name, figure in _all_figures(dump, asked, service):
+        if figure.differs and not (name in then and then[name].asked == figure.asked):
             yield f"{name}: {figure}"
+
+
+def _all_figures(dump: Document, asked: Asked, service: str) -> Iterator[tuple[str, Figure]]:
+    yield from figures(dump, asked, service)
+    yield from limits(dump, asked, service)
     for rpc in rpcs_of(service):
         for way in (EDGE, MESH) if rpc.is_open_to(EDGE) else (MESH,):
             for name, figure in _figures_of(dump, asked, service, rpc, way):
-                if figure.differs:
-                    yield f"{rpc.method} by {way}, {name}: {figure}"
+                yield f"{rpc.method} by {way}, {name}", figure
 
 
 def _figures_of(dump: Document, asked: Asked, service: str, rpc: Rpc, way: str) -> Iterator[tuple[str, Figure]]:
     routes = ways(dump, ANYBODY if way == EDGE else service, rpc.path)
     yield "calls", Figure(_ways(map(way_of, routes)), _ways(wanted_ways(asked, service, rpc)))
-    for route in routes:
-        yield from told(asked, way, rpc, route).items()
+    for number, route in enumerate(routes):
+        for name, figure in told(asked, way, rpc, route).items():
+            yield f"route {number}, {name}" if number else name, figure
 
 
 def wanted_ways(asked: Asked, service: str, rpc: Rpc) -> list[Way]:

@@ -16,7 +16,7 @@ from services.cli.__main__ import main
 from services.cli.applied import Told, look
 from services.cli.effect import wait
 from services.cli.process import CannotStart
-from services.cli.revisions import KEPT, Kind, read, write
+from services.cli.revisions import KEPT, Held, Kind, read, write
 from services.cli.settings import SERVICES
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ports import free_port
@@ -323,7 +323,7 @@ def test_a_change_is_done_when_all_instances_go_by_it_or_it_is_told_who_does_not
         tell(shopmesh, f"order/{name}", config_order=registry_pb2.AppliedDocument(revision=now))
 
     def waited() -> str:
-        return shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), ["order"], None, within_s=0.2))
+        return shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, None, within_s=0.2))
 
     assert "in effect at all 2 instances after " in waited()
 
@@ -342,7 +342,7 @@ def test_a_change_that_an_instance_refuses_is_not_waited_for(shopmesh: Shopmesh)
     tell(shopmesh, "order/order-1", config_order=registry_pb2.AppliedDocument(revision=1, refused=refusal))
 
     with pytest.raises(CannotStart, match="order-1 refuses the config of order: hold_ttl: too long for me"):
-        shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), ["order"], None, within_s=10 * DEADLINE_S))
+        shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, None, within_s=10 * DEADLINE_S))
 
 
 def test_status_waits_for_who_lags(shopmesh: Shopmesh) -> None:

@@ -155,3 +155,11 @@ def test_a_cluster_that_is_not_in_use_yet_and_a_limit_at_the_edge_are_difference
 
     assert "inventory@new/streams: its instances are not checked yet" in found
     assert "calls of one user, at most: no limit (asked for 5 in 1 s, 9 at once)" in found
+
+
+def test_what_was_asked_for_in_the_same_way_before_is_not_waited_for() -> None:
+    older = {"retries": {"mesh": 1}, "circuit_breaker": {"max_requests": 1024}}
+    page = dump(route(), max_requests=77)
+    then, now = Asked(older, {}, 0), Asked(older, {"circuit_breaker": {"max_requests": 5}}, 7)
+
+    assert [*differences(page, now, "inventory", then)] == ["calls under way, at most: 77 (asked for 5)"]
