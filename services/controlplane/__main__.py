@@ -73,7 +73,7 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
             source.follow(control.see),
             status.run(),
             _tell_refusals(discovery.refusals, status),
-            breakers.follow(settings.envoy_admin, services),
+            breakers.follow(settings.envoy_admin, services, control.name_at),
         )
         tasks = [group.create_task(each) for each in running]
         await stopped.wait()

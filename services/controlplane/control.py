@@ -39,6 +39,11 @@ class Control:
         """Takes what etcd says now."""
         self._news.put_nowait(seen)
 
+    def name_at(self, service: str, address: str) -> str:
+        """Of the instance of a service that listens there; empty when it is not known."""
+        instances = self._model.of(service).items()
+        return next((name for name, endpoint in instances if endpoint.address == address), "")
+
     async def run(self, services: frozenset[str]) -> None:
         """Goes on with what was seen before the last stop, until etcd has told; then follows it. Never ends."""
         if (restored := last_good.load(self._file, services)) is not None:

@@ -2,11 +2,13 @@
 
 import pytest
 
-from services.controlplane.breakers import Breaker, Line, lines, reading
+from services.controlplane.breakers import Breaker, Line, lines, reading, with_instances
 
 SHUT = Breaker()
 BUSY = Breaker(frozenset({"too many requests"}))
-OUT = Breaker(frozenset({"no instance is well"}), 2)
+WELL = Breaker(instances={"127.0.0.1:1": ""})
+OUT = Breaker(frozenset({"no instance is well"}), instances={"127.0.0.1:1": "failing checks"})
+FIRST = {"of": "order", "name": "order at 127.0.0.1:1", "address": "127.0.0.1:1"}
 
 
 @pytest.mark.parametrize(
@@ -17,18 +19,27 @@ OUT = Breaker(frozenset({"no instance is well"}), 2)
         (SHUT, BUSY, [("breaker opened", {"of": "order", "why": "too many requests"})]),
         (BUSY, SHUT, [("breaker closed", {"of": "order", "why": "too many requests"})]),
         (
-            SHUT,
+            WELL,
             OUT,
             [
+                ("instance is out", {**FIRST, "why": "failing checks"}),
                 ("breaker opened", {"of": "order", "why": "no instance is well"}),
-                ("instance ejected", {"of": "order", "ejected": 2}),
             ],
         ),
-        (Breaker(ejected=2), Breaker(ejected=1), [("instance is back", {"of": "order", "ejected": 1})]),
+        (
+            OUT,
+            WELL,
+            [
+                ("instance is back", {**FIRST, "why": "failing checks"}),
+                ("breaker closed", {"of": "order", "why": "no instance is well"}),
+            ],
+        ),
+        (SHUT, WELL, []),
+        (WELL, SHUT, []),
     ],
 )
 def test_only_what_changes_is_told(before: Breaker, now: Breaker, told: list[Line]) -> None:
-    assert list(lines({"order": before}, {"order": now})) == told
+    assert list(lines({"order": before}, {"order": now}, "{} at {}".format)) == told
 
 
 def test_the_clusters_of_a_service_are_one_breaker() -> None:
@@ -42,5 +53,30 @@ def test_the_clusters_of_a_service_are_one_breaker() -> None:
         "jwks.circuit_breakers.default.rq_open": 1,
     }
     stats = {"stats": [{"name": f"cluster.{name}", "value": value} for name, value in numbers.items()]}
-    order = Breaker(frozenset({"no instance is well", "too many requests"}), 1)
-    assert reading(stats, frozenset({"order", "product"})) == {"order": order, "product": SHUT}
+    read = reading(stats, frozenset({"order", "product"}))
+    assert {service: breaker.open for service, breaker in read.items()} == {
+        "order": {"no instance is well", "too many requests"},
+        "product": frozenset(),
+    }
+
+
+def test_an_instance_is_out_where_one_of_the_clusters_has_it_out() -> None:
+    def cluster(name: str, **health: object) -> dict[str, object]:
+        at = {"socket_address": {"address": "127.0.0.1", "port_value": 1}}
+        return {"name": name, "host_statuses": [{"address": at, "health_status": health}]}
+
+    clusters = {
+        "cluster_statuses": [
+            cluster("order", eds_health_status="HEALTHY"),
+            cluster("order/streams", failed_outlier_check=True, eds_health_status="HEALTHY"),
+            cluster("product", eds_health_status="DRAINING"),
+            cluster("inventory", failed_active_health_check=True, pending_active_hc=True),
+            cluster("controlplane"),
+        ]
+    }
+    seen = with_instances({"order": BUSY, "product": SHUT, "inventory": SHUT}, clusters)
+    assert seen == {
+        "order": Breaker(BUSY.open, instances={"127.0.0.1:1": "ejected"}),
+        "product": SHUT,
+        "inventory": SHUT,
+    }
