@@ -28,6 +28,8 @@ ASK_EVERY_S = 0.05
 class Fleet:
     def __init__(self, stack: Stack, supervisor: Supervisor) -> None:
         self._stack, self._supervisor = stack, supervisor
+        self._spare_admin = 0
+        """The port of the admin page of the Envoy that stands in."""
         self.commands: Mapping[str, Command] = {
             "scale": lambda asked, tell: self.scale(str(asked["release"]), int(asked["number"]), tell),
             "drain": lambda asked, tell: self.drain(str(asked["instance"]), tell),
@@ -67,7 +69,7 @@ class Fleet:
 
     async def restart(self, name: str, tell: Tell) -> None:
         """Of a service every instance that runs, one after the other; else the one part of that name."""
-        if name == ENVOY and self._part(ENVOY).pid:
+        if name == ENVOY:
             await self._replace_envoy(tell)
             return
         chosen = self._up(lambda release: release.service == name) or [self._part(name).process.name]
@@ -82,13 +84,16 @@ class Fleet:
 
     async def _replace_envoy(self, tell: Tell) -> None:
         """Another one takes the calls meanwhile, on the same ports. Each finishes what it has before it ends."""
-        stand_in, admin, own = f"{ENVOY}-2", self._stack.ports["envoy-admin"], any_free()
-        self._stack.write_bootstrap(stand_in, own)
-        tell(f"{stand_in} stands in meanwhile")
-        await self._supervisor.add(self._stack.envoy(stand_in, own))
-        await self._drain_envoy(ENVOY, admin, tell)
+        stand_in = f"{ENVOY}-2"
+        self._part(ENVOY)
+        if stand_in not in self._supervisor.parts:  # it is still there where an earlier successor did not come up
+            self._spare_admin = any_free()
+            self._stack.write_bootstrap(stand_in, self._spare_admin)
+            tell(f"{stand_in} stands in meanwhile")
+            await self._supervisor.add(self._stack.envoy(stand_in, self._spare_admin))
+        await self._drain_envoy(ENVOY, self._stack.ports["envoy-admin"], tell)
         await self._start(ENVOY, tell)
-        await self._drain_envoy(stand_in, own, tell)
+        await self._drain_envoy(stand_in, self._spare_admin, tell)
         await self._supervisor.remove(stand_in)
 
     async def _drain_envoy(self, name: str, admin: int, tell: Tell) -> None:
