@@ -1,15 +1,12 @@
 """A real Envoy takes whatever registry and policies make; what it refuses is told with its field, and harms nothing."""
 
 import asyncio
-import json
 import re
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import grpc
 import orjson
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
@@ -18,22 +15,11 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from services.chassis.documents import DocumentRefused
-from services.controlplane.ads import MAY_BE_ASKED, DiscoveryService, Refusal
-from services.controlplane.contract import Contract
-from services.controlplane.latest import Latest
-from services.controlplane.model import Endpoint, Model, Seen, State
-from services.controlplane.resources import HostPort, Resources, Surroundings
-from services.controlplane.seeds import Seeds
+from services.controlplane.model import Endpoint, Model, State
+from services.controlplane.resources import Resources
 from services.controlplane.snapshot import Kind, Resource, Snapshot
-from services.files import resource
-from tests.support.mesh import Envoy
+from tests.support.told import CONTRACT, NOTHING, SEEDS, Told, told_envoy
 from tests.support.waiting import eventually
-
-WHOLE = Contract.read(resource("gen/descriptors.binpb").read_bytes(), resource("gen/openapi.json").read_bytes())
-# A service with streams and one without.
-CONTRACT = replace(WHOLE, rpcs=tuple(rpc for service in ("order", "product") for rpc in WHOLE.of(service)))
-SEEDS = Seeds.read(resource("etcd/seed"), CONTRACT.methods)
-NOTHING = Seen({}, SEEDS.policies, {service: SEEDS.sampling_percent(service) for service in CONTRACT.services})
 
 
 def durations(least: str, most: str) -> st.SearchStrategy[str]:
@@ -107,72 +93,10 @@ changes = st.lists(
 )
 
 
-@dataclass
-class Told:
-    """An Envoy, and what it is told."""
-
-    envoy: Envoy
-    resources: Resources
-    surroundings: Surroundings
-    discovery: DiscoveryService
-    snapshots: Latest[Snapshot]
-
-    @property
-    def refusals(self) -> Sequence[Refusal]:
-        return self.discovery.refusals.value or ()
-
-    async def has(self, snapshot: Snapshot) -> None:
-        """Returns when Envoy has taken this, all of it, and uses it; fails when it refuses a part."""
-        (conversation,) = self.discovery.conversations
-
-        async def look() -> bool:
-            return bool(self.refusals) or all(
-                not subscription.unanswered and subscription.kept == snapshot.versions[kind]
-                for kind, subscription in conversation.subscriptions.items()
-            )
-
-        await eventually(look, "Envoy has taken all of it")
-        assert self.refusals == ()
-
-        async def uses() -> bool:
-            return await asyncio.to_thread(self.envoy.number, "cluster_manager.warming_clusters") == 0
-
-        await eventually(uses, "Envoy waits for nothing")
-
-    def contents(self) -> object:
-        """The clusters and routes that it goes by."""
-        clusters, routes = "dynamic_active_clusters", "dynamic_route_configs"
-        pages = self.envoy.asked("config_dump").json()["configs"]
-        return [
-            sorted(
-                json.dumps({key: value for key, value in each.items() if key in {"cluster", "route_config"}})
-                for page in pages
-                for each in page.get(of, [])
-            )
-            for of in (clusters, routes)
-        ]
-
-    def sends_to(self, service: str) -> set[str]:
-        return {*self.envoy.clusters()[service]}
-
-
 @pytest.fixture(scope="module")
 async def told(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Told]:
-    folder: Path = tmp_path_factory.mktemp("envoy")
-    snapshots = Latest[Snapshot]()
-    discovery, server, envoy = DiscoveryService(snapshots), grpc.aio.server(options=[MAY_BE_ASKED]), Envoy(folder)
-    discovery.add_to(server)
-    envoy.ads_ports = [server.add_insecure_port("127.0.0.1:0")]
-    surroundings = Surroundings(
-        HostPort.parse(envoy.edge), HostPort.parse(envoy.mesh), "http://issuer", "shop-api", "http://127.0.0.1:1/certs"
-    )
-    resources = Resources(CONTRACT, surroundings)
-    snapshots.put(resources.of(Model().see(NOTHING, 0)))
-    await server.start()
-    await asyncio.to_thread(envoy.start)
-    yield Told(envoy, resources, surroundings, discovery, snapshots)
-    envoy.kill()
-    await server.stop(0)
+    async with told_envoy(tmp_path_factory.mktemp("envoy")) as told:
+        yield told
 
 
 # Each shrinking of a failure takes as long as Envoy takes to show it.
