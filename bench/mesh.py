@@ -32,7 +32,8 @@ from tests.support.mesh import ControlPlane, Envoy
 
 SIZES = ((4, 1, 1), (500, 10, 100))
 """Services, instances of each, and streams beside that of Envoy."""
-PUTS = 40
+PUTS = {4: 40, 500: 20}
+"""Of an endpoint, by services; of a policy half as many."""
 STARTS = 3
 CALLS = 2000
 WITHIN_S = 60.0
@@ -141,16 +142,19 @@ async def _measured(services: int, instances: int, streams: int) -> Found:
         async with serving() as one, serving() as other:
             for number in range(services):
                 # Addresses that nobody listens on, but for the service that is called: Envoy checks them all the same.
-                for at in range(instances):
-                    address = f"127.{1 + at}.{number // 250}.{1 + number % 250}:9"
-                    key = f"/shop/endpoints/{many.name(number)}/{at}"
-                    await connection.put(key, record(one.address if number == at == 0 else address))
+                addresses = [f"127.{1 + at}.{number // 250}.{1 + number % 250}:9" for at in range(instances)]
+                if number == 0:
+                    addresses[0] = one.address
+                registered = {
+                    f"/shop/endpoints/{many.name(number)}/{at}": record(address) for at, address in enumerate(addresses)
+                }
+                await connection.commit(registered, unchanged={})
             found["starts"] = [await _start(mesh, again=bool(number)) for number in range(STARTS)]
             await asyncio.to_thread(envoy.start)
             command = [sys.executable, "-m", "bench.streams", f"127.0.0.1:{controlplane.port}", str(streams)]
             with _listening(command) as simulated:
                 await mesh.streams_told(simulated)
-                found |= await _changes(mesh, simulated, streams, other)
+                found |= await _changes(mesh, simulated, other, found)
             if services == SIZES[0][0]:
                 found["calls"] = await _calls(mesh, one)
         await connection.close()
@@ -179,8 +183,8 @@ async def _start(mesh: Mesh, *, again: bool) -> Found:
     return found
 
 
-async def _changes(mesh: Mesh, simulated: "subprocess.Popen[str]", streams: int, other: Instance) -> Found:
-    service, etcd = many.name(0), mesh.connection
+async def _changes(mesh: Mesh, simulated: "subprocess.Popen[str]", other: Instance, size: Found) -> Found:
+    service, etcd, streams = many.name(0), mesh.connection, size["streams"] - 1
     endpoint, policy = f"/shop/endpoints/{service}/new", f"/shop/policy/{service}"
     unlimited = b'{"rate_limit": {"address": {"calls": 0}}}'
     limited = b'{"rate_limit": {"address": {"calls": 1, "per": "3600s", "burst": 1}}}'
@@ -222,7 +226,8 @@ async def _changes(mesh: Mesh, simulated: "subprocess.Popen[str]", streams: int,
                 await change()
             await _quiet(mesh, simulated)
             before, cpu = await _quiet(mesh, simulated), mesh.cpu_s()
-            took = [await change() for _ in range(PUTS if what == "endpoint" else PUTS // 2)]
+            times = PUTS[size["services"]]
+            took = [await change() for _ in range(times if what == "endpoint" else times // 2)]
             received = await _quiet(mesh, simulated) - before
             found[what] = {
                 "took_s": sorted(took),

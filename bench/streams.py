@@ -6,12 +6,15 @@ of them have received so far, in bytes, once each has what it asked for.
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import grpc
 import uvloop
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
 
 from services.controlplane.resources.encoding import field as encoded
 from services.controlplane.snapshot import Kind
@@ -20,25 +23,7 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregate
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 _EDS = 3  # Cluster.type
 
-
-def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each field; all of them are length-delimited in what is read here."""
-    at = 0
-    while at < len(message):
-        number, at = _varint(message, at)
-        length, at = _varint(message, at)
-        yield number >> 3, message[at : at + length]
-        at += length
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
+_Field = descriptor_pb2.FieldDescriptorProto
 
 
 @dataclass(slots=True)
@@ -47,38 +32,62 @@ class Stream:
 
     bytes_received: int = 0
     told: asyncio.Event = field(default_factory=asyncio.Event)
-    """It has had clusters, assignments, listeners and routes."""
+    """It has had clusters and assignments."""
 
     async def run(self, address: str) -> None:
         """Until the control plane goes."""
         async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
             call = method()
-            names: dict[Kind, list[str]] = {Kind.CLUSTER: [], Kind.LISTENER: [], Kind.ROUTES: ["edge", "mesh"]}
-            for kind in (Kind.CLUSTER, Kind.LISTENER, Kind.ROUTES):
-                await call.write(_request(kind, names[kind]))
-            while isinstance(message := await call.read(), bytes):
-                self.bytes_received += len(message)
-                parts = dict[int, bytes]()
-                resources = []
-                for number, content in fields(message):
-                    if number == 2:
-                        resources.append(content)
-                    else:
-                        parts[number] = content
-                kind = Kind(parts[4].decode())
-                if kind is Kind.CLUSTER and Kind.ASSIGNMENT not in names:
-                    clusters = (Cluster.parse(dict(fields(resource))[2]) for resource in resources)
-                    names[Kind.ASSIGNMENT] = [cluster.name for cluster in clusters if cluster.type == _EDS]
-                    await call.write(_request(Kind.ASSIGNMENT, names[Kind.ASSIGNMENT]))
+            wanted = {Kind.CLUSTER: b"", Kind.LISTENER: b"", Kind.ROUTES: _wanted("edge", "mesh")}
+            for kind, names in wanted.items():
+                await call.write(_request(kind, names))
+            while isinstance(encoded_response := await call.read(), bytes):
+                self.bytes_received += len(encoded_response)
+                response: Any = _type("Response").FromString(encoded_response)
+                kind = Kind(response.type_url)
+                if kind is Kind.CLUSTER and Kind.ASSIGNMENT not in wanted:
+                    wanted[Kind.ASSIGNMENT] = _wanted(*_with_assignments(response.resources))
+                    await call.write(_request(Kind.ASSIGNMENT, wanted[Kind.ASSIGNMENT]))
                 if kind is Kind.ASSIGNMENT:
                     self.told.set()
-                await call.write(_request(kind, names[kind], parts[1], parts[5]))
+                await call.write(_request(kind, wanted[kind], response.version_info, response.nonce))
 
 
-def _request(kind: Kind, names: list[str], version: bytes = b"", nonce: bytes = b"") -> bytes:
-    wanted = b"".join(encoded(3, name.encode()) for name in names)
-    return encoded(1, version) + wanted + encoded(4, kind.value.encode()) + encoded(5, nonce)
+def _with_assignments(clusters: Sequence[Any]) -> list[str]:
+    parsed: list[Any] = [_type("Cluster").FromString(cluster.value) for cluster in clusters]
+    return [cluster.name for cluster in parsed if cluster.type == _EDS]
+
+
+def _wanted(*names: str) -> bytes:
+    return b"".join(encoded(3, name.encode()) for name in names)
+
+
+def _request(kind: Kind, wanted: bytes, version: str = "", nonce: str = "") -> bytes:
+    return encoded(1, version.encode()) + wanted + encoded(4, kind.value.encode()) + encoded(5, nonce.encode())
+
+
+@cache
+def _type(name: str) -> type[Message]:
+    """Envoy's messages, without the fields that nobody reads here: they must not cost more than what they ask for."""
+    file = descriptor_pb2.FileDescriptorProto(name="streams.proto", syntax="proto3")
+    for message, fields in {
+        "Any": {"value": (2, _Field.TYPE_BYTES, "")},
+        "Cluster": {"name": (1, _Field.TYPE_STRING, ""), "type": (2, _Field.TYPE_INT32, "")},
+        "Response": {
+            "version_info": (1, _Field.TYPE_STRING, ""),
+            "resources": (2, _Field.TYPE_MESSAGE, ".Any"),
+            "type_url": (4, _Field.TYPE_STRING, ""),
+            "nonce": (5, _Field.TYPE_STRING, ""),
+        },
+    }.items():
+        made = file.message_type.add(name=message)
+        for of, (number, kind, of_type) in fields.items():
+            label = _Field.LABEL_REPEATED if of == "resources" else _Field.LABEL_OPTIONAL
+            made.field.add(name=of, number=number, type=kind, label=label, type_name=of_type or None)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
 
 
 async def _main(address: str, count: int) -> None:
