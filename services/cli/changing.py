@@ -27,7 +27,8 @@ def set_(ctx: click.Context, state: Path, words: tuple[str, ...], everywhere: bo
     """Change fields; the others stay as they are.
 
     A FIELD is a path such as process.log_level or rpcs.PlaceOrder.timeout; a VALUE is written as 20, 1.5s, 10m, debug,
-    or in JSON where it is a list or an object. All of it is checked before any of it is written.
+    or in JSON where it is a list or an object; `get` shows those with a default. All of it is checked before any of
+    it is written. Returns when it is in effect; after 10 s with exit code 1, and who does not go by it and why.
     """
     services, fields = _meant(words, everywhere)
     assignments = [word.partition("=") for word in fields]
