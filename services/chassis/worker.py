@@ -47,7 +47,7 @@ class Job[Item, Result](Protocol):
 class Worker[Item, Result]:
     """Runs a job whenever it is woken, and every `poll_s` for what nobody woke it for."""
 
-    def __init__(self, job: Job[Item, Result], *, batch: int = 64, poll_s: float = 1.0, gather_s: float = 0.02) -> None:
+    def __init__(self, job: Job[Item, Result], *, batch: int = 64, poll_s: float = 1.0, gather_s: float = 0.05) -> None:
         """`gather_s` after it was woken it claims, so that what comes close together is done together."""
         self._job, self._batch, self._poll_s, self._gather_s = job, batch, poll_s, gather_s
         self._woken = asyncio.Event()
