@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import grpc
 import pytest
@@ -19,15 +19,17 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 @dataclass
 class Instance:
-    """Answers every rpc with nothing."""
+    """Answers every rpc with nothing, when it may."""
 
     checked: health.aio.HealthServicer
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
     calls: int = 0
 
     def service(self, _details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
         async def answer(_request: bytes, _context: object) -> bytes:
             self.calls += 1
+            await self.may_answer.wait()
             return b""
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -38,6 +40,7 @@ async def running() -> AsyncIterator[Instance]:
     instance, server = Instance(health.aio.HealthServicer()), grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(instance.checked, server)
     await instance.checked.set("", SERVING)
+    instance.may_answer.set()
     server.add_generic_rpc_handlers([instance])  # type: ignore[list-item]  # has the one method
     instance.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
@@ -166,3 +169,23 @@ async def test_a_changed_cluster_serves_on_and_is_in_use_at_once(
 
     await served(peer, three)
     await well(told, 3)
+
+
+async def test_a_full_service_says_that_it_is_full(told: Told, peer: grpc.aio.Channel, three: list[Instance]) -> None:
+    instance = three[0]
+    await tell(told, ready(instance), b'{"circuit_breaker": {"max_requests": 1}}')
+    await well(told, 1)
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = peer.unary_unary(GET)
+    instance.may_answer.clear()
+    under_way = method(b"")
+
+    async def begun() -> bool:
+        return instance.calls == 1
+
+    await eventually(begun, "a call is under way")
+    refused = method(b"")
+
+    assert await refused.code() is grpc.StatusCode.UNAVAILABLE
+    assert ("x-envoy-overloaded", "true") in tuple(await refused.trailing_metadata() or ())
+    instance.may_answer.set()
+    assert await under_way == b""
