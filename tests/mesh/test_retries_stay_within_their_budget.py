@@ -134,3 +134,21 @@ async def test_what_surely_did_not_run_is_tried_again_whatever_it_is(bare_mesh: 
         assert refusing.calls > 0
         carried_out = bare_mesh.carried_out()
         assert {carried_out[id] for id in ids} == {1}
+
+
+@pytest.mark.parametrize("way", ["mesh", "edge"])
+async def test_honest_refusals_eject_nobody_at_either_listener(mesh: Mesh, way: str) -> None:
+    async with mesh.instances("a", of=[SERVICE]), caller(mesh, way) as (channel, metadata):
+        counts = EJECTED, f"cluster.{SERVICE}.upstream_rq_retry"
+        before = [mesh.envoy.number(count) for count in counts]
+        streamed: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(IDEMPOTENT)
+
+        for code in ("UNAVAILABLE", "INTERNAL", "UNIMPLEMENTED", "DEADLINE_EXCEEDED"):
+            sent = (("x-abort", code), *metadata)
+            in_turn = [(await outcome(call(channel, IDEMPOTENT, metadata=sent))).code for _ in range(15)]
+            together = await asyncio.gather(*(outcome(call(channel, IDEMPOTENT, metadata=sent)) for _ in range(15)))
+            streams = [await streamed(b"", metadata=sent).code() for _ in range(15)]
+
+            assert {*in_turn, *(each.code for each in together), *streams} == {grpc.StatusCode[code]}
+        assert (await outcome(call(channel, IDEMPOTENT, metadata=metadata))).code is grpc.StatusCode.OK
+        assert [mesh.envoy.number(count) for count in counts] == before
