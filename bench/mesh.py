@@ -34,6 +34,7 @@ SIZES = ((4, 1, 1), (500, 10, 100))
 """Services, instances of each, and streams beside that of Envoy."""
 PUTS = {4: 40, 500: 20}
 """Of an endpoint, by services; of a policy half as many."""
+PAUSE_S = 0.5
 STARTS = 3
 CALLS = 2000
 WITHIN_S = 60.0
@@ -227,7 +228,7 @@ async def _changes(mesh: Mesh, simulated: "subprocess.Popen[str]", other: Instan
             await _quiet(mesh, simulated)
             before, cpu = await _quiet(mesh, simulated), mesh.cpu_s()
             times = PUTS[size["services"]]
-            took = [await change() for _ in range(times if what == "endpoint" else times // 2)]
+            took = [await _after_a_pause(change) for _ in range(times if what == "endpoint" else times // 2)]
             received = await _quiet(mesh, simulated) - before
             found[what] = {
                 "took_s": sorted(took),
@@ -235,6 +236,12 @@ async def _changes(mesh: Mesh, simulated: "subprocess.Popen[str]", other: Instan
                 "bytes_per_change": received / streams / len(took) / puts,
             }
         return found
+
+
+async def _after_a_pause(change: Callable[[], Awaitable[float]]) -> float:
+    """When all streams have acknowledged the change before."""
+    await asyncio.sleep(PAUSE_S)
+    return await change()
 
 
 async def _quiet(mesh: Mesh, simulated: "subprocess.Popen[str]") -> int:

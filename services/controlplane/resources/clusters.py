@@ -75,6 +75,7 @@ _AS_LONG_AS_ONE_IS_WELL = 1_000_000
 # In percent of what Envoy counts, two for each call: a good and a bad one if it breaks off, else two good ones.
 _NEARLY_ALL_CALLS = 45
 _IDLE_INTERVAL = timedelta(seconds=1)
+_JITTER_PERCENT = 10
 
 
 def service_clusters(service: str, policy: policy_pb2.Policy, *, streams: bool) -> list[Resource]:
@@ -278,6 +279,8 @@ def _health_check(check: policy_pb2.HealthCheck) -> HealthCheck:
         healthy_threshold=check.healthy_threshold,
         # The default of 60 s would leave a service that nobody called yet unchecked for a minute.
         no_traffic_interval=max(_IDLE_INTERVAL, check.interval.ToTimedelta()),
+        # Instances that came together would be asked together for ever: with thousands, Envoy does nothing else then.
+        interval_jitter_percent=_JITTER_PERCENT,
         grpc_health_check=HealthCheckGrpcHealthCheck(),
     )
 
