@@ -152,3 +152,25 @@ async def test_honest_refusals_eject_nobody_at_either_listener(mesh: Mesh, way: 
             assert {*in_turn, *(each.code for each in together), *streams} == {grpc.StatusCode[code]}
         assert (await outcome(call(channel, IDEMPOTENT, metadata=metadata))).code is grpc.StatusCode.OK
         assert [mesh.envoy.number(count) for count in counts] == before
+
+
+@pytest.mark.parametrize(("way", "of_all", "of_one"), [("mesh", 4, 1), ("edge", 3, 2)])
+async def test_how_often_a_call_is_tried_again_is_said_for_all_rpcs_and_for_one(
+    mesh: Mesh, way: str, of_all: int, of_one: int
+) -> None:
+    retries = {"retries": {"edge": 2, "mesh": 3}, "ejection": NEVER_EJECTED}
+    async with breaking(mesh.etcd.endpoint, SERVICE, "broken") as broken, caller(mesh, way) as (channel, metadata):
+        await mesh.healthy(SERVICE, 1)
+
+        async def tries(expected: int) -> None:
+            async def look() -> bool:
+                before = broken.calls
+                await outcome(call(channel, IDEMPOTENT, metadata=metadata, timeout=20))
+                return broken.calls - before == expected
+
+            await eventually(look, f"a call is tried {expected} times")
+
+        async with mesh.policy(SERVICE, **retries):
+            await tries(of_all)
+        async with mesh.policy(SERVICE, **retries, rpcs={"ListNotifications": {"edge": 1, "mesh": 0}}):
+            await tries(of_one)

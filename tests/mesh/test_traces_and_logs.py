@@ -62,19 +62,25 @@ async def test_a_share_between_none_and_all_is_kept(mesh: Mesh, edge: grpc.aio.C
 
 async def test_the_share_of_traces_is_the_services_own_over_every_door(mesh: Mesh, edge: grpc.aio.Channel) -> None:
     etcd = Etcd(mesh.etcd.endpoint)
+
+    async def all_kept() -> bool:
+        # What another test has put may be on its way out still.
+        return all([sampled(await heard(edge, GET_STOCK)) for _ in range(10)])
+
+    await eventually(all_kept, "traces of inventory are kept")
     await etcd.put("/shop/config/inventory", b'{"process": {"sampling_percent": 0}}')
     try:
-
-        async def look() -> bool:
-            return not sampled(await heard(edge, GET_STOCK))
-
-        await eventually(look, "traces of inventory are no longer kept")
         at, asking = f"http://{mesh.envoy.edge}", {"x-hear": "traceparent"}
         async with httpx.AsyncClient(base_url=at, headers=asking, trust_env=False) as web:
-            stock = await web.get("/v1/products/mug/stock")
+
+            async def look() -> bool:
+                # Two connections may be with two of Envoy's threads, which learn of it one after the other.
+                stock = await web.get("/v1/products/mug/stock")
+                return not sampled(stock.headers["x-heard"]) and not sampled(await heard(edge, GET_STOCK))
+
+            await eventually(look, "traces of inventory are no longer kept")
             product = await web.get("/v1/products/mug")
 
-        assert not sampled(stock.headers["x-heard"])
         assert sampled(product.headers["x-heard"])
         assert sampled(await heard(edge, GET_PRODUCT))
     finally:
