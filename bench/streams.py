@@ -16,7 +16,7 @@ import uvloop
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from services.controlplane.resources.encoding import field as encoded
+from services.controlplane.resources.stencils import field as encoded
 from services.controlplane.snapshot import Kind
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from services.controlplane.resources.encoding import field
+from services.controlplane.resources.stencils import field
 from services.controlplane.snapshot import Kind
 
 _Field = descriptor_pb2.FieldDescriptorProto

@@ -46,16 +46,8 @@ from envoy_data_plane.google.protobuf import Any
 from mesh.v1 import policy_pb2
 
 from services.controlplane import model
-from services.controlplane.resources.encoding import (
-    BLANKS,
-    NEVER,
-    NUMBER,
-    address,
-    extension,
-    field,
-    packed,
-    stencil,
-)
+from services.controlplane.resources.encoding import NEVER, address, extension, packed
+from services.controlplane.resources.stencils import BLANKS, NUMBER, field, stencil
 from services.controlplane.resources.surroundings import HostPort, Server
 from services.controlplane.resources.versions import cluster_name, in_order, versions_of
 from services.controlplane.snapshot import Kind, Resource

@@ -29,7 +29,8 @@ from envoy_data_plane.envoy.type.v3 import FractionalPercent, TokenBucket
 from mesh.v1 import policy_pb2
 
 from services.controlplane.resources.access import JWT_AUTHN, SUBJECT
-from services.controlplane.resources.encoding import BLANKS, stencil, struct
+from services.controlplane.resources.encoding import struct
+from services.controlplane.resources.stencils import BLANKS, stencil
 
 LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
 

@@ -33,10 +33,11 @@ from services.controlplane.contract import Rpc
 from services.controlplane.resources.access import for_anybody, for_nobody, for_roles
 from services.controlplane.resources.carried import Terms, Way, action, carried, header_matchers
 from services.controlplane.resources.clusters import CONTROL_PLANE
-from services.controlplane.resources.encoding import BLANKS, field, packed, stencil
+from services.controlplane.resources.encoding import packed
 from services.controlplane.resources.faults import made
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, buckets_of, counted_by, limits, wait
 from services.controlplane.resources.replies import DOOR
+from services.controlplane.resources.stencils import BLANKS, field, stencil
 from services.controlplane.resources.versions import cluster_name, versions_of
 from services.controlplane.snapshot import Kind, Resource
 

@@ -14,7 +14,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.controlplane.resources.encoding import BLANKS, NUMBER, Stencil, address, packed, stencil
+from services.controlplane.resources.encoding import address, packed
+from services.controlplane.resources.stencils import BLANKS, NUMBER, Stencil, stencil
 
 # Lengths of one byte and of two.
 texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=200)
