@@ -23,6 +23,7 @@ FLOOR = 64
 BUDGET = 0.2
 EJECTED = f"cluster.{SERVICE}.outlier_detection.ejections_enforced_total"
 NEVER_EJECTED = {"consecutive_failures": 1000}
+UNLIMITED = {"user": {"calls": 0}}
 # What is well shall not seem to fail because the machine stands still.
 PATIENT = {"retries": {"per_try_timeout": "10s"}, "health_check": {"timeout": "10s"}}
 
@@ -55,7 +56,7 @@ async def calls_by(callers: int, each: int, channel: grpc.aio.Channel, metadata:
 @pytest.mark.parametrize("way", ["mesh", "edge"])
 async def test_with_half_of_the_instances_failing_the_load_stays_within_the_budget(mesh: Mesh, way: str) -> None:
     async with (
-        mesh.policy(SERVICE, **PATIENT, rate_limit={"user": {"calls": 0}}),
+        mesh.policy(SERVICE, **PATIENT, rate_limit=UNLIMITED),
         mesh.instances("a", of=[SERVICE]),
         breaking(mesh.etcd.endpoint, SERVICE, "broken") as broken,
         caller(mesh, way) as (channel, metadata),
@@ -138,7 +139,11 @@ async def test_what_surely_did_not_run_is_tried_again_whatever_it_is(bare_mesh: 
 
 @pytest.mark.parametrize("way", ["mesh", "edge"])
 async def test_honest_refusals_eject_nobody_at_either_listener(mesh: Mesh, way: str) -> None:
-    async with mesh.instances("a", of=[SERVICE]), caller(mesh, way) as (channel, metadata):
+    async with (
+        mesh.policy(SERVICE, rate_limit=UNLIMITED),
+        mesh.instances("a", of=[SERVICE]),
+        caller(mesh, way) as (channel, metadata),
+    ):
         counts = EJECTED, f"cluster.{SERVICE}.upstream_rq_retry"
         before = [mesh.envoy.number(count) for count in counts]
         streamed: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(IDEMPOTENT)
