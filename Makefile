@@ -50,7 +50,7 @@ MINUTES := 30
 fuzz: $(ENVIRONMENT) ## call every rpc with whatever comes to chance, for MINUTES=30
 	@SHOPMESH_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
-bench: $(ENVIRONMENT) $(BENCH) ## measure the shop beside a bare floor and a FastAPI shop, 15 minutes (ARGS: see --help)
+bench: $(ENVIRONMENT) $(BENCH) ## measure the shop beside a bare floor and a FastAPI shop, 8 minutes (ARGS: see --help)
 	@$(BIN)/python -m bench $(ARGS)
 
 # Kept where services/cli/etcd.py looks for it. Go and what it fetches are needed for this only, and go when it is done.
