@@ -56,7 +56,18 @@ class Subscription:
     kept: dict[str, int] = field(default_factory=dict)
     """The same without those that were refused."""
     unanswered: dict[str, Mapping[str, int | None]] = field(default_factory=dict)
-    """By nonce, what was sent, with what was kept before."""
+    """By nonce, what was sent, with what was kept before; the oldest first."""
+
+    def answered(self, nonce: str) -> Mapping[str, int | None] | None:
+        """What was sent under this nonce, with what was kept before; None when it was answered already.
+
+        Envoy does not answer while clusters warm, and then once for all that it was sent meanwhile: for the last.
+        """
+        if nonce not in self.unanswered:
+            return None
+        while (oldest := next(iter(self.unanswered))) != nonce:
+            del self.unanswered[oldest]
+        return self.unanswered.pop(nonce)
 
 
 @dataclass(slots=True)
@@ -81,7 +92,7 @@ class Conversation:
         if subscription is None:
             self.subscriptions[kind] = Subscription(request.names, request.version)
             return
-        if (before := subscription.unanswered.pop(request.nonce, None)) is not None:
+        if (before := subscription.answered(request.nonce)) is not None:
             if request.error is None:
                 if self.refusals.pop(kind, None):
                     _log.info("accepted by Envoy", node=self.node, kind=kind.name.lower(), version=request.version)

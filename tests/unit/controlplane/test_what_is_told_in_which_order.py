@@ -218,6 +218,21 @@ def test_no_version_says_that_an_envoy_has_what_it_refused() -> None:
     assert sorted(moved.hears(both)[0][1]) == [b"another", b"moved"]
 
 
+def test_an_answer_to_the_last_of_several_responses_answers_all() -> None:
+    envoy = settled()
+    clusters = envoy.conversation.subscriptions[Kind.CLUSTER]
+    for body in (b"second", b"third"):
+        # Envoy answers nothing while clusters warm.
+        for encoded in envoy.conversation.say(Snapshot.of([*service("product", cluster=body), *ALL[2:]])):
+            response = DiscoveryResponse.parse(encoded)
+            envoy.nonces[Kind(response.type_url)] = response.nonce
+    assert len(clusters.unanswered) == 2
+
+    envoy.ask(Kind.CLUSTER)
+
+    assert clusters.unanswered == {}
+
+
 def test_a_request_that_was_overtaken_says_nothing() -> None:
     envoy = settled()
     old = dict(envoy.nonces)
