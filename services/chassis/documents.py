@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf import json_format
@@ -14,6 +14,11 @@ from services.chassis.messages import overlaid, violations
 class DocumentRefused(ValueError):
     """Not a document of its message; the text is one line and names the field."""
 
+    @classmethod
+    def because(cls, wrong: Iterable[tuple[str, str]]) -> "DocumentRefused":
+        """Of paths of fields and why; a path is empty where it is the whole."""
+        return cls("; ".join(f"{field}: {what}" if field else what for field, what in wrong))
+
 
 def effective[M: Message](defaults: M, document: bytes) -> M:
     """The defaults with what the document says instead, whole and within the limits of the contract.
@@ -22,7 +27,7 @@ def effective[M: Message](defaults: M, document: bytes) -> M:
     """
     message = overlaid(defaults, parsed(document, type(defaults)))
     if wrong := violations(message):
-        raise DocumentRefused("; ".join(f"{field}: {what}" if field else what for field, what in wrong))
+        raise DocumentRefused.because(wrong)
     return message
 
 

@@ -1,13 +1,21 @@
-"""What is wrong with a policy beyond the shape of its fields."""
+"""Policies, looked at in one way by those who write and those who read them."""
 
 from collections.abc import Collection, Iterator
 
 from mesh.v1 import policy_pb2
 
+from services.chassis.documents import DocumentRefused, effective
 
-def unusable(policy: policy_pb2.Policy, methods: Collection[str]) -> list[tuple[str, str]]:
-    """Path of the field, and why; `methods` are the names of the service's rpcs."""
-    return [*_unknown(policy, methods), *_unreached(policy)]
+
+def effective_policy(defaults: policy_pb2.Policy, document: bytes, methods: Collection[str]) -> policy_pb2.Policy:
+    """The defaults with what the document says instead, whole; `methods` are the names of the service's rpcs.
+
+    Raises DocumentRefused, also for what is wrong beyond the shape of the fields.
+    """
+    policy = effective(defaults, document)
+    if wrong := [*_unknown(policy, methods), *_unreached(policy)]:
+        raise DocumentRefused.because(wrong)
+    return policy
 
 
 def _unknown(policy: policy_pb2.Policy, methods: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from mesh.v1 import config_pb2, policy_pb2
 
 from services.chassis.documents import DocumentRefused, effective, parsed, rendered
 from services.chassis.etcd import Entry, Etcd
-from services.chassis.policies import unusable
+from services.chassis.policies import effective_policy
 from services.cli.process import CannotStart
 from services.files import resource
 
@@ -73,12 +73,12 @@ class Kind:
 
     def whole(self, service: str, text: str | None) -> dict[str, Any]:
         """What holds with such a document, checked as its readers do. Raises DocumentRefused."""
-        message = effective(self.defaults(service), (text or "").encode())
-        if isinstance(message, policy_pb2.Policy):
+        defaults, document = self.defaults(service), (text or "").encode()
+        if isinstance(defaults, policy_pb2.Policy):
             rpcs = import_module(f"shop.{service}.v1.{service}_pb2").DESCRIPTOR.services_by_name.values()
-            if wrong := unusable(message, [method.name for each in rpcs for method in each.methods]):
-                raise DocumentRefused("; ".join(f"{field}: {what}" for field, what in wrong))
-        return as_object(message)
+            methods = [method.name for each in rpcs for method in each.methods]
+            return as_object(effective_policy(defaults, document, methods))
+        return as_object(effective(defaults, document))
 
     def key(self, service: str) -> str:
         return f"{PREFIX}{self.name}/{service}"

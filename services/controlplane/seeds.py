@@ -8,7 +8,7 @@ from pathlib import Path
 from mesh.v1 import config_pb2, policy_pb2
 
 from services.chassis.documents import DocumentRefused, effective
-from services.chassis.policies import unusable
+from services.chassis.policies import effective_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,7 @@ class Seeds:
 
     def policy(self, service: str, document: bytes) -> policy_pb2.Policy:
         """The whole policy of a service, with what `document` says. Raises DocumentRefused."""
-        policy = effective(self.policies[service], document)
-        if wrong := unusable(policy, self.methods[service]):
-            raise DocumentRefused("; ".join(f"{field}: {why}" for field, why in wrong))
-        return policy
+        return effective_policy(self.policies[service], document, self.methods[service])
 
     def sampling_percent(self, service: str, document: bytes = b"") -> float:
         """Of new traces, from a service's configuration, of which nothing else is read. Raises DocumentRefused."""
