@@ -6,24 +6,22 @@ of them have received so far, in bytes, once each has what it asked for.
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import grpc
 import uvloop
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
+from services.controlplane.discovery import parts_of
 from services.controlplane.resources.stencils import field as encoded
 from services.controlplane.snapshot import Kind
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 _EDS = 3  # Cluster.type
-
-_Field = descriptor_pb2.FieldDescriptorProto
 
 
 @dataclass(slots=True)
@@ -44,7 +42,7 @@ class Stream:
                 await call.write(_request(kind, names))
             while isinstance(encoded_response := await call.read(), bytes):
                 self.bytes_received += len(encoded_response)
-                response: Any = _type("Response").FromString(encoded_response)
+                response: Any = _parts()["Response"].FromString(encoded_response)
                 kind = Kind(response.type_url)
                 if kind is Kind.CLUSTER and Kind.ASSIGNMENT not in wanted:
                     wanted[Kind.ASSIGNMENT] = _wanted(*_with_assignments(response.resources))
@@ -55,7 +53,7 @@ class Stream:
 
 
 def _with_assignments(clusters: Sequence[Any]) -> list[str]:
-    parsed: list[Any] = [_type("Cluster").FromString(cluster.value) for cluster in clusters]
+    parsed: list[Any] = [_parts()["Cluster"].FromString(cluster.value) for cluster in clusters]
     return [cluster.name for cluster in parsed if cluster.type == _EDS]
 
 
@@ -68,26 +66,20 @@ def _request(kind: Kind, wanted: bytes, version: str = "", nonce: str = "") -> b
 
 
 @cache
-def _type(name: str) -> type[Message]:
-    """Envoy's messages, without the fields that nobody reads here: they must not cost more than what they ask for."""
-    file = descriptor_pb2.FileDescriptorProto(name="streams.proto", syntax="proto3")
-    for message, fields in {
-        "Any": {"value": (2, _Field.TYPE_BYTES, "")},
-        "Cluster": {"name": (1, _Field.TYPE_STRING, ""), "type": (2, _Field.TYPE_INT32, "")},
-        "Response": {
-            "version_info": (1, _Field.TYPE_STRING, ""),
-            "resources": (2, _Field.TYPE_MESSAGE, ".Any"),
-            "type_url": (4, _Field.TYPE_STRING, ""),
-            "nonce": (5, _Field.TYPE_STRING, ""),
-        },
-    }.items():
-        made = file.message_type.add(name=message)
-        for of, (number, kind, of_type) in fields.items():
-            label = _Field.LABEL_REPEATED if of == "resources" else _Field.LABEL_OPTIONAL
-            made.field.add(name=of, number=number, type=kind, label=label, type_name=of_type or None)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+def _parts() -> Mapping[str, type[Message]]:
+    """To read a response must not cost more than to make it."""
+    return parts_of(
+        {
+            "Any": {"value": (2, "bytes")},
+            "Cluster": {"name": (1, "string"), "type": (2, "int32")},
+            "Response": {
+                "version_info": (1, "string"),
+                "resources": (2, "repeated Any"),
+                "type_url": (4, "string"),
+                "nonce": (5, "string"),
+            },
+        }
+    )
 
 
 async def _main(address: str, count: int) -> None:

@@ -4,7 +4,7 @@ Encoded resources are put into responses as they are. Requests name hundreds of 
 every Envoy: protobuf's own parser takes a hundredth of the time that envoy-data-plane's takes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -53,27 +53,45 @@ def response(kind: Kind, bodies: Iterable[bytes], version: str, nonce: str) -> b
     return b"".join((field(1, version.encode()), *resources, field(4, type_url), field(5, nonce.encode())))
 
 
-@cache
-def _request_type() -> type[Message]:
-    """envoy.service.discovery.v3.DiscoveryRequest, without the fields that nobody reads."""
-    file = descriptor_pb2.FileDescriptorProto(name="discovery_request.proto", syntax="proto3")
-    repeated = {"resource_names"}
-    for name, fields in {
-        "Node": {"id": 1},
-        "Status": {"message": 2},
-        "Request": {"version_info": 1, "node": 2, "resource_names": 3, "type_url": 4, "response_nonce": 5,
-                    "error_detail": 6},
-    }.items():  # fmt: skip
-        message = file.message_type.add(name=name)
-        for of, number in fields.items():
-            type_name = {"node": ".Node", "error_detail": ".Status"}.get(of)
-            message.field.add(
-                name=of,
+def parts_of(messages: Mapping[str, Mapping[str, tuple[int, str]]]) -> Mapping[str, type[Message]]:
+    """Messages of others with those fields alone that somebody reads: number and kind by name, by name of the message.
+
+    A kind is `string`, `bytes`, `int32` or one of the messages; `repeated` may stand before it.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name="parts.proto", syntax="proto3")
+    for message, fields in messages.items():
+        made = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            scalar = _SCALARS.get(of := kind.removeprefix("repeated "))
+            made.field.add(
+                name=name,
                 number=number,
-                label=_Field.LABEL_REPEATED if of in repeated else _Field.LABEL_OPTIONAL,
-                type=_Field.TYPE_MESSAGE if type_name else _Field.TYPE_STRING,
-                type_name=type_name,
+                label=_Field.LABEL_OPTIONAL if of == kind else _Field.LABEL_REPEATED,
+                type=scalar or _Field.TYPE_MESSAGE,
+                type_name=None if scalar else f".{of}",
             )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Request"))
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in messages}
+
+
+_SCALARS = {"string": _Field.TYPE_STRING, "bytes": _Field.TYPE_BYTES, "int32": _Field.TYPE_INT32}
+
+
+@cache
+def _request_type() -> type[Message]:
+    """envoy.service.discovery.v3.DiscoveryRequest."""
+    return parts_of(
+        {
+            "Node": {"id": (1, "string")},
+            "Status": {"message": (2, "string")},
+            "Request": {
+                "version_info": (1, "string"),
+                "node": (2, "Node"),
+                "resource_names": (3, "repeated string"),
+                "type_url": (4, "string"),
+                "response_nonce": (5, "string"),
+                "error_detail": (6, "Status"),
+            },
+        }
+    )["Request"]
