@@ -46,6 +46,8 @@ def terms_of(config: OrderConfig) -> Terms:
     return Terms(
         hold_ttl=from_duration(config.hold_ttl),
         reserve_timeout=from_duration(config.reserve_timeout),
+        accepts_pending=config.inventory_away == OrderConfig.INVENTORY_AWAY_PENDING_STOCK,
+        pending_bound=from_duration(config.pending_bound),
     )
 
 

@@ -9,6 +9,7 @@ from services.chassis.messages import to_money, to_timestamp
 from services.order.domain import Event, Order, OrderCancelled, OrderPlaced, OrderRejected, State
 
 STATES = {
+    State.PENDING_STOCK: order_pb2.Order.STATE_PENDING_STOCK,
     State.PLACED: order_pb2.Order.STATE_PLACED,
     State.REJECTED: order_pb2.Order.STATE_REJECTED,
     State.CANCELLED: order_pb2.Order.STATE_CANCELLED,

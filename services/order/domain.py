@@ -20,8 +20,9 @@ _ORDERS = UUID("3a7c1f62-8d0e-4b53-9c41-f5d2a6e80b17")
 
 
 class State(Enum):
-    """Where an order is in its life. REJECTED and CANCELLED are final."""
+    """Where an order is in its life: PENDING_STOCK -> PLACED | REJECTED | CANCELLED, PLACED -> REJECTED | CANCELLED."""
 
+    PENDING_STOCK = "PENDING_STOCK"
     PLACED = "PLACED"
     REJECTED = "REJECTED"
     CANCELLED = "CANCELLED"
@@ -33,6 +34,10 @@ class Terms:
 
     hold_ttl: timedelta
     reserve_timeout: timedelta
+    accepts_pending: bool
+    """What becomes of an order while Inventory does not answer: PENDING_STOCK, or refused."""
+    pending_bound: timedelta
+    """An order that is still pending at that age is rejected, if Inventory is away even then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +140,21 @@ class Order:
     def cart(self) -> Cart:
         return Cart(tuple((line.product, line.quantity) for line in self.lines))
 
+    def pending(self) -> Self:
+        """The same purchase, accepted before anybody could tell whether its pieces are there."""
+        return replace(self, state=State.PENDING_STOCK)
+
+    def accept(self, at: datetime) -> Self:
+        """The pieces that it was pending for are promised."""
+        return self._next(State.PLACED, at)
+
     def reject(self, reason: str, at: datetime) -> Self:
         """The shop cannot keep what it promised; `reason` is a reason code such as OUT_OF_STOCK."""
         return self._next(State.REJECTED, at, reason)
 
     def cancel(self, at: datetime) -> Self:
         """Its customer does not want it any more. Raises OrderNotCancellable."""
-        if self.state is not State.PLACED:
+        if self.state is State.REJECTED or self.state is State.CANCELLED:
             raise OrderNotCancellable(order=f"orders/{self.id}", state=f"STATE_{self.state.value}")
         return self._next(State.CANCELLED, at)
 
@@ -153,7 +166,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class OrderPlaced:
-    """Said once per order, with it."""
+    """Said once per order, when its pieces are promised: with it, or with its change from PENDING_STOCK."""
 
     order: Order
 

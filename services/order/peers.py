@@ -32,10 +32,10 @@ class GrpcCatalog:
     def __init__(self, channel: Channel) -> None:
         self._products = product_pb2_grpc.ProductServiceStub(channel)
 
-    async def offers(self, products: Iterable[str]) -> Mapping[str, Offer]:
+    async def offers(self, products: Iterable[str], timeout_s: float | None = None) -> Mapping[str, Offer]:
         request = product_pb2.BatchGetProductsRequest(names=[f"products/{product}" for product in products])
         try:
-            answer = await self._products.BatchGetProducts(request)
+            answer = await self._products.BatchGetProducts(request, timeout=timeout_s)
         except AioRpcError as error:
             refusal = refusal_of(error)
             if refusal and refusal.reason == ProductNotFound.reason:

@@ -32,8 +32,8 @@ class Orders(Protocol):
         """The order that this request placed, as it is now, if it did."""
         ...
 
-    async def add(self, order: Order, event: Event, request_id: str) -> Order:
-        """Keeps the order and its announcement, both or neither.
+    async def add(self, order: Order, event: Event | None, request_id: str) -> Order:
+        """Keeps the order and its announcement, both or neither; None: nobody is told of it yet.
 
         (customer, request_id) is unique and decides alone: returns `order`, or the order that was there first, as it
         is now. When the outcome of a commit is unknown, asks the key once more by repeating it; raises Unavailable
@@ -53,8 +53,8 @@ class Orders(Protocol):
 class Catalog(Protocol):
     """What there is to buy, and for how much."""
 
-    async def offers(self, products: Iterable[str]) -> Mapping[str, Offer]:
-        """One for each product. Raises ProductNotFound, CatalogUnavailable."""
+    async def offers(self, products: Iterable[str], timeout_s: float | None = None) -> Mapping[str, Offer]:
+        """One for each product. Raises ProductNotFound, CatalogUnavailable. `timeout_s` bounds the wait."""
         ...
 
 

@@ -12,9 +12,9 @@ from services.chassis.database import Database, OutcomeUnknown, Record
 from services.chassis.tracing import current_traceparent, span
 from services.chassis.worker import Failed, Job
 from services.money import Money
-from services.order.contract import event_id, event_message
-from services.order.domain import Customer, Event, Line, Order, OrderNotFound, OrderRejected, State
-from services.order.use_cases import Settled, Settlement
+from services.order.contract import event_id, event_message, order_message
+from services.order.domain import Customer, Event, Line, Order, OrderNotFound, OrderPlaced, OrderRejected, State
+from services.order.use_cases import Outcome, Settled, Settlement
 from services.refusals import Refusal
 
 log = logs.get()
@@ -124,21 +124,22 @@ class SqlOrders:
         record = await self._database.fetchrow(_EARLIER, customer_id, request_id)
         return _order(record) if record else None
 
-    async def add(self, order: Order, event: Event, request_id: str) -> Order:
+    async def add(self, order: Order, event: Event | None, request_id: str) -> Order:
         try:
             return await self._add(order, event, request_id)
         except OutcomeUnknown:
             # A look-up would not see a first try that is still committing; the unique key waits for it, then tells.
             return await self._add(order, event, request_id)
 
-    async def _add(self, order: Order, event: Event, request_id: str) -> Order:
+    async def _add(self, order: Order, event: Event | None, request_id: str) -> Order:
         units, nanos = order.total.parts
-        message = event_message(event)
+        # What nobody is told of is history all the same, and what watchers see.
+        message = event_message(event) if event else order_message(order)
         added = await self._database.fetchval(
             _ADD, order.id, order.customer.id, request_id, order.customer.email, order.state.value, order.state_reason,
             order.version, [_line_record(line) for line in order.lines], order.total.currency, units, nanos,
-            order.create_time, order.update_time, message.DESCRIPTOR.full_name, event_id(order),
-            message.SerializeToString(), current_traceparent(),
+            order.create_time, order.update_time, message.DESCRIPTOR.full_name if event else None,
+            event_id(order) if event else None, message.SerializeToString(), current_traceparent(),
         )  # fmt: skip
         self._committed()
         if added:
@@ -175,7 +176,7 @@ class Claimed:
     """Of what made this version of it."""
 
 
-class SettlerJob(Job[Claimed, Settled | OrderRejected]):
+class SettlerJob(Job[Claimed, Outcome]):
     """The settler: all replicas share the table; `act` decides, this writes it down."""
 
     name = "settler"
@@ -194,17 +195,17 @@ class SettlerJob(Job[Claimed, Settled | OrderRejected]):
             for record in await self._database.fetch(_CLAIM, most)
         ]
 
-    async def act(self, items: Sequence[Claimed]) -> Sequence[Settled | OrderRejected | Failed]:
+    async def act(self, items: Sequence[Claimed]) -> Sequence[Outcome | Failed]:
         # One that is settled alone is settled in its own trace; a call for several is in nobody's.
         trace = items[0].traceparent if len(items) == 1 else None
         with span("settle", parent=trace) if trace else nullcontext():
             outcomes = await self._act([claimed.order for claimed in items])
         return [Failed(outcome.reason) if isinstance(outcome, Refusal) else outcome for outcome in outcomes]
 
-    async def settle(self, outcomes: Sequence[tuple[Claimed, Settled | OrderRejected | Failed]]) -> None:
+    async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
         settled = [claimed.order for claimed, outcome in outcomes if isinstance(outcome, Settled)]
         failed = [(claimed, outcome.error) for claimed, outcome in outcomes if isinstance(outcome, Failed)]
-        events = [outcome for _, outcome in outcomes if isinstance(outcome, OrderRejected)]
+        events = [outcome for _, outcome in outcomes if isinstance(outcome, OrderPlaced | OrderRejected)]
         changed = [event.order for event in events]
         messages = [event_message(event) for event in events]
         await self._database.execute(
@@ -224,7 +225,8 @@ class SettlerJob(Job[Claimed, Settled | OrderRejected]):
             [message.SerializeToString() for message in messages],
         )
         for order in changed:
-            log.warning("order rejected", order=f"orders/{order.id}", reason=order.state_reason)
+            if order.state is State.REJECTED:
+                log.warning("order rejected", order=f"orders/{order.id}", reason=order.state_reason)
         if changed:
             self._committed()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from services.order.domain import (
     Cart,
     Customer,
     DeadlineTooShort,
+    Event,
     InventoryUnavailable,
     Order,
     OrderCancelled,
@@ -46,7 +47,7 @@ class Ordering:
     clock: Callable[[], float] = field(default=time.monotonic)
 
     async def place(self, customer: Customer, cart: Cart, request_id: str) -> Order:
-        """Prices and promises `cart`, then keeps the order.
+        """Prices and promises `cart`, then keeps the order: PLACED, or PENDING_STOCK while Inventory is away.
 
         Every try of one request gets the order that the first successful one placed, as it is now. Raises
         RequestIdReused when that has other lines; what was refused leaves the request_id free, for any cart.
@@ -68,23 +69,36 @@ class Ordering:
         return order
 
     async def _place(self, id: UUID, customer: Customer, cart: Cart, request_id: str) -> Order:
-        offers = await self.catalog.offers(cart.products)
+        offers = await self.catalog.offers(cart.products, self._time_for_others_s())
         order = Order.place(id, customer, cart.priced(offers), self.now())
-        terms, began = self.terms(), self.clock()
+        event: Event | None = OrderPlaced(order)
+        terms = self.terms()
         # Promise first: a hold without an order lapses by itself, an order without a hold does not.
-        await self.stock.reserve(id, cart, terms.hold_ttl, self._reserve_timeout_s(terms))
+        try:
+            await self._promise(order, terms)
+        except InventoryUnavailable:
+            if not terms.accepts_pending:
+                raise
+            # The settler asks again, and whatever this try has held is the hold that it asks for.
+            order, event = order.pending(), None
+        return await _to_the_end(self.orders.add(order, event, request_id))
+
+    async def _promise(self, order: Order, terms: Terms) -> None:
+        timeout_s, began = self._time_for_others_s(), self.clock()
+        most_s = terms.reserve_timeout.total_seconds()
+        await self.stock.reserve(
+            order.id, order.cart, terms.hold_ttl, most_s if timeout_s is None else min(most_s, timeout_s)
+        )
         if self.clock() - began > terms.hold_ttl.total_seconds() / 2:
             # The hold may lapse before the settler confirms it. A retry renews it.
             raise InventoryUnavailable
-        return await _to_the_end(self.orders.add(order, OrderPlaced(order), request_id))
 
-    def _reserve_timeout_s(self, terms: Terms) -> float:
-        most, left = terms.reserve_timeout.total_seconds(), self.time_left()
-        if left is None:
-            return most
-        if left < LEAST_S:
+    def _time_for_others_s(self) -> float | None:
+        """How long Product or Inventory may take, so that there is time to keep the order, or to say why not."""
+        left = self.time_left()
+        if left is not None and left < LEAST_S:
             raise DeadlineTooShort
-        return min(most, left - KEPT_BACK_S)
+        return None if left is None else left - KEPT_BACK_S
 
     async def _give_back(self, id: UUID) -> None:
         """The key of this request is taken by another order for good, so none with our id can ever exist."""
@@ -124,7 +138,8 @@ class Settled:
     """Inventory is where this version of the order wants it."""
 
 
-type Settlement = Settled | OrderRejected | Refusal
+type Outcome = Settled | OrderPlaced | OrderRejected
+type Settlement = Outcome | Refusal
 """What comes out for one order; a Refusal says why it must be tried again, on the row as it is then."""
 
 
@@ -132,6 +147,8 @@ type Settlement = Settled | OrderRejected | Refusal
 class Settling:
     """Brings Inventory to what orders say, however often it is asked to.
 
+    PENDING_STOCK        reserve: held -> PLACED; OUT_OF_STOCK -> REJECTED; Inventory away -> again, with back-off, or
+                         past its bound REJECTED
     PLACED               confirm: confirmed -> settled; OUT_OF_STOCK -> REJECTED; not found -> reserve, then confirm;
                          released -> somebody else changed the order: again, with the row as it is then
     REJECTED, CANCELLED  release -> settled
@@ -143,23 +160,39 @@ class Settling:
 
     async def settle(self, orders: Sequence[Order]) -> list[Settlement]:
         """One outcome per order, in their order. Raises no refusal."""
-        answers = await self._confirm([order.id for order in orders if order.state is State.PLACED])
-        return await asyncio.gather(*(self._one(order, answers.get(order.id)) for order in orders))
+        confirming = asyncio.ensure_future(self._confirm([order.id for order in orders if order.state is State.PLACED]))
+        _, outcomes = await asyncio.gather(
+            confirming, asyncio.gather(*(self._one(order, confirming) for order in orders))
+        )
+        return outcomes
 
-    async def _one(self, order: Order, answer: NotConfirmed | None) -> Settlement:
+    async def _one(self, order: Order, confirming: Awaitable[Mapping[UUID, NotConfirmed | None]]) -> Settlement:
         try:
-            if order.state is not State.PLACED:
-                await self.stock.release(order.id)
-            elif isinstance(answer, ReservationNotFound):
-                await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)
-                answer = (await self.stock.confirm([order.id]))[order.id]
+            match order.state:
+                case State.PENDING_STOCK:
+                    await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)
+                    return OrderPlaced(order.accept(self.now()))
+                case State.PLACED:
+                    answer = (await confirming)[order.id]
+                    if isinstance(answer, ReservationNotFound):
+                        await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)
+                        answer = (await self.stock.confirm([order.id]))[order.id]
+                    return self._refused(order, answer) if answer else Settled()
+                case State.REJECTED | State.CANCELLED:
+                    await self.stock.release(order.id)
+                    return Settled()
         except Refusal as refusal:
             return self._refused(order, refusal)
-        return self._refused(order, answer) if answer else Settled()
 
     def _refused(self, order: Order, refusal: Refusal) -> OrderRejected | Refusal:
-        if isinstance(refusal, OutOfStock):
-            return OrderRejected(order.reject(refusal.reason, self.now()))
+        now = self.now()
+        waited_enough = (
+            order.state is State.PENDING_STOCK
+            and isinstance(refusal, InventoryUnavailable)
+            and now - order.create_time > self.terms().pending_bound
+        )
+        if isinstance(refusal, OutOfStock) or waited_enough:
+            return OrderRejected(order.reject(refusal.reason, now))
         return refusal
 
     async def _confirm(self, ids: Sequence[UUID]) -> Mapping[UUID, NotConfirmed | None]:

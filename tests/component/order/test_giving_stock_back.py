@@ -12,10 +12,10 @@ import pytest
 from services.chassis.database import Database
 from services.chassis.worker import Worker
 from services.inventory.store import SqlReservations, SqlStocks
-from services.order.domain import Cart, Order, OrderPlaced, OrderRejected, ReservationReleased, State
+from services.order.domain import Cart, Order, OrderPlaced, ReservationReleased, State
 from services.order.ports import NotConfirmed, Stock
 from services.order.store import Claimed, SettlerJob, SqlOrders
-from services.order.use_cases import Ordering, Settled, Settling
+from services.order.use_cases import Ordering, Outcome, Settling
 from tests.component.order.test_promising_stock import MINUTES, of_the_inventory_service
 from tests.support.issuer import Issuer
 from tests.support.postgres import Postgres
@@ -138,8 +138,7 @@ async def test_many_orders_cancelled_while_replicas_settle_leave_no_piece_behind
 
     async with asyncio.TaskGroup() as replicas:
         running = [
-            replicas.create_task(Worker[Claimed, Settled | OrderRejected](shop.settler, batch=4, poll_s=0.01).run())
-            for _ in range(3)
+            replicas.create_task(Worker[Claimed, Outcome](shop.settler, batch=4, poll_s=0.01).run()) for _ in range(3)
         ]
         cancelled = await asyncio.gather(*map(place_and_cancel, range(40)))
         await eventually(all_settled, "every order is settled")

@@ -31,6 +31,17 @@ async def test_an_order_comes_back_as_it_was_kept(orders: Orders) -> None:
     assert await orders.by_request("ann", "r1") == placed
 
 
+async def test_an_order_that_nobody_is_told_of_is_kept_and_decides_for_its_request_all_the_same(orders: Orders) -> None:
+    pending = order().pending()
+
+    assert await orders.add(pending, None, "r1") == pending
+    assert await add(orders, order(), "r1") == pending
+    assert await orders.get(pending.id, "ann") == pending
+
+    assert await orders.change(OrderPlaced(pending.accept(ONE_O_CLOCK)))
+    assert await orders.by_request("ann", "r1") == pending.accept(ONE_O_CLOCK)
+
+
 async def test_an_unknown_order_and_somebody_elses_cannot_be_told_apart(orders: Orders) -> None:
     placed = await add(orders, order(), "r1")
 

@@ -24,6 +24,7 @@ from tests.support.etcd import EtcdServer
 from tests.support.issuer import Issuer
 from tests.support.nats import NatsServer, running_nats
 from tests.support.postgres import Postgres
+from tests.support.refused import outcome
 from tests.support.serving import Metadata, ServiceProcess, bearing
 from tests.support.waiting import eventually
 
@@ -36,6 +37,7 @@ class Peers(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventor
 
     def __init__(self) -> None:
         self.confirmed: list[str] = []
+        self.inventory_away = False
 
     @override
     async def BatchGetProducts(
@@ -50,6 +52,8 @@ class Peers(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventor
         self, request: inventory_pb2.ReserveStockRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> inventory_pb2.ReserveStockResponse:
         assert dict(context.invocation_metadata() or ())["authorization"]
+        if self.inventory_away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")
         return inventory_pb2.ReserveStockResponse()
 
     @override
@@ -159,5 +163,47 @@ async def test_a_changed_page_size_holds_at_once(running: Running, etcd: EtcdSer
         await client.put(CONFIG, b'{"default_page_size": 1}')
         await eventually(shows_one, "a page holds one order")
     finally:
+        await client.delete(CONFIG)
+        await client.close()
+
+
+async def test_what_becomes_of_an_order_while_inventory_is_away_is_set_while_it_is(
+    running: Running, etcd: EtcdServer, ann: Metadata
+) -> None:
+    client = Etcd(etcd.endpoint)
+    running.peers.inventory_away = True
+
+    async def accepted() -> bool:
+        answer = await outcome(running.orders.PlaceOrder(place("pending"), metadata=ann))
+        assert answer.reason in ("", "INVENTORY_UNAVAILABLE")
+        return answer.code == grpc.StatusCode.OK
+
+    async def as_it_is_now() -> pb.Order:
+        return (await running.orders.GetOrder(pb.GetOrderRequest(name=pending.name), metadata=ann)).order
+
+    async def is_placed() -> bool:
+        return (await as_it_is_now()).state == pb.Order.STATE_PLACED
+
+    async def is_rejected() -> bool:
+        return (await as_it_is_now()).state == pb.Order.STATE_REJECTED
+
+    try:
+        assert not await accepted()
+        await client.put(CONFIG, b'{"inventory_away": "INVENTORY_AWAY_PENDING_STOCK"}')
+        await eventually(accepted, "the order is accepted as pending")
+        pending = (await running.orders.PlaceOrder(place("pending"), metadata=ann)).order
+        assert pending.state == pb.Order.STATE_PENDING_STOCK
+        running.peers.inventory_away = False
+        await eventually(is_placed, "a pending order is placed when Inventory is back")
+
+        running.peers.inventory_away = True
+        pending = (await running.orders.PlaceOrder(place("bound"), metadata=ann)).order
+        await client.put(CONFIG, b'{"pending_bound": "1s"}')
+        await eventually(is_rejected, "a pending order is rejected past its bound")
+        assert (await as_it_is_now()).state_reason == "INVENTORY_UNAVAILABLE"
+        again = (await running.orders.PlaceOrder(place("bound"), metadata=ann)).order
+        assert again.state == pb.Order.STATE_REJECTED, "the order that is there is the answer, as it is now"
+    finally:
+        running.peers.inventory_away = False
         await client.delete(CONFIG)
         await client.close()

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-from shop.order.v1 import events_pb2
+from shop.order.v1 import events_pb2, order_pb2
 
 from services.chassis.database import Database
 from services.chassis.tracing import current_traceparent, span
 from services.chassis.worker import Failed, Worker
-from services.order.domain import Order, OrderCancelled, OrderPlaced, OrderRejected, State
+from services.order.contract import event_message, order_message
+from services.order.domain import InventoryUnavailable, Order, OrderCancelled, OrderPlaced, OrderRejected, State
+from services.order.events import SqlEvents
 from services.order.store import Claimed, SettlerJob, SqlOrders
-from services.order.use_cases import Settled, Settlement, Settling
+from services.order.use_cases import Outcome, Settled, Settlement, Settling
 from tests.support.waiting import eventually
 from tests.unit.order.fakes import NOON, ONE_O_CLOCK, TERMS, Warehouse, order
 
@@ -110,6 +112,66 @@ async def test_a_rejection_is_the_next_version_with_its_event_in_the_trace_of_th
     assert again.order == rejected
 
 
+async def test_a_pending_order_has_a_version_that_nobody_is_told_of_and_is_told_of_when_it_is_decided(
+    database: Database,
+) -> None:
+    pending = order().pending()
+    await SqlOrders(database, committed=lambda: None).add(pending, None, "r1")
+    assert not await SqlEvents(database).claim_events(5)
+    [claimed] = await settler(database).claim(5)
+
+    placed = pending.accept(ONE_O_CLOCK)
+    await settler(database).settle([(claimed, OrderPlaced(placed))])
+
+    first, second = await database.fetch("select * from order_events order by version")
+    assert (first["type"], first["event_id"]) == (None, None)
+    assert order_pb2.Order.FromString(first["payload"]) == order_message(pending)
+    assert second["type"] == "shop.order.v1.OrderPlaced"
+    assert events_pb2.OrderPlaced.FromString(second["payload"]) == event_message(OrderPlaced(placed))
+    assert [event.version for event in await SqlEvents(database).claim_events(5)] == [2], "no event waits for the first"
+    [again] = await settler(database).claim(5)
+    assert again.order == placed, "its hold is to be confirmed"
+
+
+async def test_a_decision_that_comes_after_the_customer_has_cancelled_is_nobodys(database: Database) -> None:
+    pending, orders = order().pending(), SqlOrders(database, committed=lambda: None)
+    await orders.add(pending, None, "r1")
+    [claimed] = await settler(database).claim(5)
+    cancelled = pending.cancel(ONE_O_CLOCK)
+    await orders.change(OrderCancelled(cancelled))
+
+    await settler(database).settle([(claimed, OrderPlaced(pending.accept(ONE_O_CLOCK)))])
+
+    assert await orders.get(pending.id, "ann") == cancelled
+    assert [event.version for event in await SqlEvents(database).claim_events(5)] == [2]
+
+
+async def test_who_waits_for_inventory_backs_off_up_to_a_bound_and_the_others_are_settled_meanwhile(
+    database: Database,
+) -> None:
+    stock, pending = Warehouse(), order(request_id="away").pending()
+    stock.away_for = {pending.id: InventoryUnavailable()}
+    await SqlOrders(database, committed=lambda: None).add(pending, None, "away")
+    settling = settler(database, Settling(stock, lambda: TERMS, lambda: NOON).settle)
+    pauses: list[float] = []
+
+    for number in range(12):
+        other = await placed(database, f"r{number}")
+        stock.held[other.id] = "HELD"
+        both = await settling.claim(5)
+        await settling.settle(list(zip(both, await settling.act(both), strict=True)))
+        assert {item.order.id for item in both} == {pending.id, other.id}
+        assert (await the_order(database, other.id))["settled_time"], "in the same round"
+        assert not await settling.claim(5)
+        pause = "select extract(epoch from claimed_until - now()) from orders where settled_time is null"
+        pauses.append(float(await database.fetchval(pause)))
+        await let_leases_end(database)
+
+    assert pauses[0] < 0.2
+    assert pauses[4] > 1
+    assert all(8 < pause <= 12 for pause in pauses[8:])
+
+
 @pytest.mark.parametrize("outcome", ["settled", "rejected"])
 async def test_an_order_that_changed_meanwhile_is_not_touched(database: Database, outcome: str) -> None:
     one = await placed(database)
@@ -200,7 +262,7 @@ async def test_orders_are_settled_by_many_replicas_until_none_is_left(database: 
     async with asyncio.TaskGroup() as replicas:
         running = [
             replicas.create_task(
-                Worker[Claimed, Settled | OrderRejected](settler(database, settling.settle), batch=4, poll_s=0.05).run()
+                Worker[Claimed, Outcome](settler(database, settling.settle), batch=4, poll_s=0.05).run()
             )
             for _ in range(3)
         ]

@@ -1,7 +1,7 @@
 """What the order service needs from outside, in memory."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -30,7 +30,13 @@ MUGS = Cart.of([("mug", 2)])
 MUG_AND_TEAPOT = Cart.of([("mug", 1), ("teapot", 1)])
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ONE_O_CLOCK = NOON + timedelta(hours=1)
-TERMS = Terms(hold_ttl=timedelta(minutes=10), reserve_timeout=timedelta(seconds=1))
+TERMS = Terms(
+    hold_ttl=timedelta(minutes=10),
+    reserve_timeout=timedelta(seconds=1),
+    accepts_pending=False,
+    pending_bound=timedelta(hours=1),
+)
+PENDING_TERMS = replace(TERMS, accepts_pending=True)
 SHELF = {"mug": Offer("Mug", Money.of("EUR", 12, 500_000_000)), "teapot": Offer("Teapot", Money.of("EUR", 39))}
 
 
@@ -62,11 +68,12 @@ class MemoryOrders:
         id = self._requests.get((customer_id, request_id))
         return self._kept[id] if id else None
 
-    async def add(self, order: Order, event: Event, request_id: str) -> Order:
+    async def add(self, order: Order, event: Event | None, request_id: str) -> Order:
         first = self._requests.setdefault((order.customer.id, request_id), order.id)
         if first not in self._kept:
             self._kept[first] = order
-            self.said.append(event)
+            if event:
+                self.said.append(event)
         return self._kept[first]
 
     async def change(self, event: Event) -> bool:
@@ -85,8 +92,10 @@ class Catalogue:
         self, offers: Mapping[str, Offer] = SHELF, before: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         self._offers, self._before = offers, before
+        self.timeout_s: float | None = None
 
-    async def offers(self, products: Iterable[str]) -> Mapping[str, Offer]:
+    async def offers(self, products: Iterable[str], timeout_s: float | None = None) -> Mapping[str, Offer]:
+        self.timeout_s = timeout_s
         if self._before:
             await self._before()
         for product in products:
@@ -97,10 +106,14 @@ class Catalogue:
 
 @dataclass
 class Warehouse:
-    """The Stock port: endless pieces of what is not `short`, after `before` has happened; away while `away` is set."""
+    """The Stock port: endless pieces of what is not `short`, after `before` has happened; away while `away` is set.
+
+    `away_for` is for single orders that are to be held.
+    """
 
     before: Callable[[], Awaitable[None]] | None = None
     away: Refusal | None = None
+    away_for: dict[UUID, Refusal] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
     held: dict[UUID, str] = field(default_factory=dict)
     ttl: timedelta | None = None
@@ -110,14 +123,16 @@ class Warehouse:
         self.ttl, self.timeout_s = ttl, timeout_s
         if self.before:
             await self.before()
-        if self.away:
-            raise self.away
-        for product, quantity in cart.items:
-            if product in self.short:
-                raise OutOfStock(product=f"products/{product}", requested=str(quantity), available="0")
-        if self.held.get(order_id) == "RELEASED":
-            raise ReservationReleased
-        self.held.setdefault(order_id, "HELD")
+        if away := self.away_for.get(order_id, self.away):
+            raise away
+        match self.held.get(order_id):
+            case "RELEASED":
+                raise ReservationReleased
+            case None | "EXPIRED":
+                for product, quantity in cart.items:
+                    if product in self.short:
+                        raise OutOfStock(product=f"products/{product}", requested=str(quantity), available="0")
+                self.held[order_id] = "HELD"
 
     async def confirm(self, order_ids: Sequence[UUID]) -> Mapping[UUID, NotConfirmed | None]:
         if self.away:

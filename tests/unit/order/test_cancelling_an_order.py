@@ -46,6 +46,27 @@ async def test_a_placed_order_is_cancelled_and_everybody_told(etag: str) -> None
     assert orders.said == [OrderPlaced(PLACED), OrderCancelled(cancelled)]
 
 
+async def test_a_pending_order_is_cancelled_and_everybody_told() -> None:
+    orders, pending = MemoryOrders(), PLACED.pending()
+    await orders.add(pending, None, "r1")
+
+    cancelled = await desk(orders).cancel(PLACED.id, "ann", '"1"')
+
+    assert cancelled == pending.cancel(ONE_O_CLOCK)
+    assert orders.said == [OrderCancelled(cancelled)]
+
+
+async def test_who_is_overtaken_by_the_settler_cancels_what_was_pending_all_the_same() -> None:
+    orders, pending = ChangedMeanwhile(), PLACED.pending()
+    await orders.add(pending, None, "r1")
+    orders.meanwhile = OrderPlaced(pending.accept(NOON))
+
+    cancelled = await desk(orders).cancel(PLACED.id, "ann")
+
+    assert (cancelled.state, cancelled.version) == (State.CANCELLED, 3)
+    assert [type(event) for event in orders.said] == [OrderPlaced, OrderCancelled]
+
+
 @pytest.mark.parametrize("etag", ["", '"1"', '"2"', "rubbish"])
 async def test_an_order_that_is_cancelled_is_the_answer_whatever_the_etag(etag: str) -> None:
     orders = await placed(MemoryOrders(), BY_ITS_CUSTOMER)

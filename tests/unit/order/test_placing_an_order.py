@@ -23,6 +23,9 @@ from services.order.domain import (
     OutOfStock,
     ProductArchived,
     ProductNotFound,
+    ReservationReleased,
+    State,
+    Terms,
 )
 from services.order.ports import Catalog, Stock
 from services.order.use_cases import Ordering
@@ -33,6 +36,7 @@ from tests.unit.order.fakes import (
     MUG_AND_TEAPOT,
     MUGS,
     NOON,
+    PENDING_TERMS,
     SHELF,
     TERMS,
     Catalogue,
@@ -70,12 +74,13 @@ def desk(
     catalog: Catalog | None = None,
     time_left_s: float | None = 5.0,
     clock: Clock | None = None,
+    terms: Terms = TERMS,
 ) -> Ordering:
     return Ordering(
         orders,
         catalog or Catalogue(),
         stock or Warehouse(),
-        lambda: TERMS,
+        lambda: terms,
         lambda: NOON,
         lambda: time_left_s,
         clock or Clock(),
@@ -216,7 +221,7 @@ class OrdersThatAnswerTooLate(MemoryOrders):
     """The commit gets through, the answer does not."""
 
     @override
-    async def add(self, order: Order, event: Event, request_id: str) -> Order:
+    async def add(self, order: Order, event: Event | None, request_id: str) -> Order:
         await super().add(order, event, request_id)
         raise Away
 
@@ -232,7 +237,7 @@ async def test_a_commit_in_doubt_that_got_through_is_an_order() -> None:
 
 class OrdersThatAreAway(MemoryOrders):
     @override
-    async def add(self, order: Order, event: Event, request_id: str) -> Order:
+    async def add(self, order: Order, event: Event | None, request_id: str) -> Order:
         raise Away
 
 
@@ -282,6 +287,67 @@ async def test_a_hold_that_cannot_be_given_back_lapses() -> None:
         await place(desk(orders, stock))
 
 
+# While Inventory is away.
+
+
+async def test_an_order_is_accepted_as_pending_while_inventory_is_away_and_nobody_told() -> None:
+    orders = MemoryOrders()
+
+    pending = await place(desk(orders, Warehouse(away=InventoryUnavailable()), terms=PENDING_TERMS))
+
+    assert pending == order().pending()
+    assert (pending.state, pending.version) == (State.PENDING_STOCK, 1)
+    assert await place(desk(orders)) == pending, "also for a retry, whatever holds by then"
+    assert not orders.said
+
+
+async def test_an_order_is_refused_while_inventory_is_away_unless_the_operator_has_set_otherwise() -> None:
+    orders = MemoryOrders()
+
+    with pytest.raises(InventoryUnavailable):
+        await place(desk(orders, Warehouse(away=InventoryUnavailable())))
+
+    assert await orders.by_request("ann", "r1") is None
+
+
+async def test_a_retry_of_a_pending_order_gets_it_as_it_was_decided() -> None:
+    orders = MemoryOrders()
+    at = desk(orders, Warehouse(away=InventoryUnavailable()), terms=PENDING_TERMS)
+    accepted = (await place(at)).accept(NOON)
+    await orders.change(OrderPlaced(accepted))
+
+    assert await place(at) == accepted
+
+
+@pytest.mark.parametrize(
+    "refusal", [OutOfStock(product="products/mug", requested="2", available="0"), ReservationReleased()]
+)
+async def test_what_inventory_itself_refuses_is_never_pending(refusal: Refusal) -> None:
+    orders = MemoryOrders()
+
+    with pytest.raises(type(refusal)):
+        await place(desk(orders, Warehouse(away=refusal), terms=PENDING_TERMS))
+
+    assert await orders.by_request("ann", "r1") is None
+
+
+async def test_an_order_that_was_placed_meanwhile_is_the_answer_instead_of_a_pending_one() -> None:
+    orders, placed = MemoryOrders(), order()
+    stock = Warehouse(before=partial(place_meanwhile, orders, placed), away=InventoryUnavailable())
+
+    assert await place(desk(orders, stock, terms=PENDING_TERMS)) == placed
+
+
+async def test_who_loses_the_race_with_a_pending_order_of_other_lines_is_told_which() -> None:
+    orders, winner = MemoryOrders(), order(MUG_AND_TEAPOT)
+    stock = Warehouse(before=partial(place_meanwhile, orders, winner), away=InventoryUnavailable())
+
+    with pytest.raises(RequestIdReused) as refusal:
+        await place(desk(orders, stock, terms=PENDING_TERMS))
+
+    assert refusal.value.facts == {"order": f"orders/{winner.id}"}
+
+
 # Time.
 
 
@@ -289,9 +355,11 @@ async def test_a_hold_that_cannot_be_given_back_lapses() -> None:
 async def test_stock_has_the_configured_time_or_what_the_caller_leaves(
     time_left_s: float | None, limit_s: float
 ) -> None:
-    stock = Warehouse()
+    stock, catalogue = Warehouse(), Catalogue()
 
-    await place(desk(MemoryOrders(), stock, time_left_s=time_left_s))
+    await place(desk(MemoryOrders(), stock, catalog=catalogue, time_left_s=time_left_s))
+
+    assert catalogue.timeout_s == (None if time_left_s is None else pytest.approx(time_left_s - 0.3))
 
     assert stock.timeout_s == pytest.approx(limit_s)
     assert stock.ttl == TERMS.hold_ttl
@@ -301,7 +369,7 @@ async def test_with_less_than_half_a_second_left_nothing_is_begun() -> None:
     stock = Warehouse()
 
     with pytest.raises(DeadlineTooShort):
-        await place(desk(MemoryOrders(), stock, time_left_s=0.499))
+        await place(desk(MemoryOrders(), stock, time_left_s=0.499, terms=PENDING_TERMS))
 
     assert not stock.held
 
@@ -315,6 +383,8 @@ async def test_an_order_is_not_kept_on_a_hold_that_is_half_over() -> None:
         await place(desk(orders, stock, time_left_s=3600.0, clock=clock))
 
     assert not orders.said
+    pending = await place(desk(orders, stock, time_left_s=3600.0, clock=clock, terms=PENDING_TERMS))
+    assert pending.state is State.PENDING_STOCK, "the settler renews the hold"
 
 
 class OrdersThatTakeTheirTime(MemoryOrders):
@@ -323,7 +393,7 @@ class OrdersThatTakeTheirTime(MemoryOrders):
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
 
     @override
-    async def add(self, order: Order, event: Event, request_id: str) -> Order:
+    async def add(self, order: Order, event: Event | None, request_id: str) -> Order:
         self.begun.set()
         await self.go_on.wait()
         return await super().add(order, event, request_id)

@@ -1,18 +1,22 @@
 """Every cell of the settler's table."""
 
+from dataclasses import replace
+from datetime import datetime, timedelta
+
 import pytest
 
-from services.order.domain import InventoryUnavailable, Order, OrderRejected
+from services.order.domain import InventoryUnavailable, Order, OrderPlaced, OrderRejected, ReservationReleased, State
 from services.order.use_cases import Settled, Settlement, Settling
-from tests.unit.order.fakes import MUG_AND_TEAPOT, NOON, TERMS, Warehouse, order
+from tests.unit.order.fakes import MUG_AND_TEAPOT, NOON, ONE_O_CLOCK, TERMS, Warehouse, order
 
 PLACED = order()
+PENDING = PLACED.pending()
 REJECTED = PLACED.reject("OUT_OF_STOCK", NOON)
 CANCELLED = PLACED.cancel(NOON)
 
 
-async def settle(stock: Warehouse, *orders: Order) -> list[Settlement]:
-    return await Settling(stock, lambda: TERMS, lambda: NOON).settle(orders)
+async def settle(stock: Warehouse, *orders: Order, at: datetime = NOON) -> list[Settlement]:
+    return await Settling(stock, lambda: TERMS, lambda: at).settle(orders)
 
 
 @pytest.mark.parametrize(
@@ -56,16 +60,55 @@ async def test_a_placed_order_whose_pieces_are_gone_is_rejected(reservation: str
     assert REJECTED.state_reason == "OUT_OF_STOCK"
 
 
-async def test_a_placed_order_whose_hold_was_released_is_looked_at_again_and_not_rejected() -> None:
+@pytest.mark.parametrize("waiting", [PENDING, PLACED], ids=lambda order: order.state.value)
+async def test_an_order_whose_hold_was_released_is_looked_at_again_and_not_rejected(waiting: Order) -> None:
     stock = Warehouse(held={PLACED.id: "RELEASED"})
 
-    [outcome] = await settle(stock, PLACED)
+    [outcome] = await settle(stock, waiting, at=NOON + 2 * TERMS.pending_bound)
 
-    assert not isinstance(outcome, Settled | OrderRejected)
-    assert outcome.reason == "RESERVATION_RELEASED"
+    assert isinstance(outcome, ReservationReleased)
+
+
+@pytest.mark.parametrize("reservation", [None, "HELD", "EXPIRED"])
+async def test_a_pending_order_whose_pieces_are_held_is_placed(reservation: str | None) -> None:
+    stock = Warehouse(held={PENDING.id: reservation} if reservation else {})
+
+    [outcome] = await settle(stock, PENDING, at=ONE_O_CLOCK)
+
+    assert outcome == OrderPlaced(replace(PLACED, version=2, update_time=ONE_O_CLOCK))
+    assert stock.held == {PENDING.id: "HELD"}
+
+
+@pytest.mark.parametrize("reservation", [None, "EXPIRED"])
+async def test_a_pending_order_whose_pieces_are_gone_is_rejected(reservation: str | None) -> None:
+    stock = Warehouse(short={"mug"}, held={PENDING.id: reservation} if reservation else {})
+
+    assert await settle(stock, PENDING) == [OrderRejected(PENDING.reject("OUT_OF_STOCK", NOON))]
+
+
+async def test_a_pending_order_is_rejected_when_inventory_is_away_past_its_bound() -> None:
+    past = NOON + TERMS.pending_bound + timedelta(microseconds=1)
+
+    [outcome] = await settle(Warehouse(away=InventoryUnavailable()), PENDING, at=past)
+
+    assert outcome == OrderRejected(PENDING.reject("INVENTORY_UNAVAILABLE", past))
+
+
+async def test_a_pending_order_past_its_bound_is_placed_when_inventory_is_back() -> None:
+    [outcome] = await settle(Warehouse(), PENDING, at=NOON + 2 * TERMS.pending_bound)
+
+    assert isinstance(outcome, OrderPlaced)
+    assert outcome.order.state is State.PLACED
 
 
 @pytest.mark.parametrize("waiting", [PLACED, REJECTED, CANCELLED], ids=lambda order: order.state.value)
+async def test_only_a_pending_order_has_a_bound(waiting: Order) -> None:
+    away = InventoryUnavailable()
+
+    assert await settle(Warehouse(away=away), waiting, at=NOON + 2 * TERMS.pending_bound) == [away]
+
+
+@pytest.mark.parametrize("waiting", [PENDING, PLACED, REJECTED, CANCELLED], ids=lambda order: order.state.value)
 async def test_while_inventory_is_away_nothing_is_decided(waiting: Order) -> None:
     away = InventoryUnavailable()
 
@@ -74,10 +117,19 @@ async def test_while_inventory_is_away_nothing_is_decided(waiting: Order) -> Non
 
 async def test_each_order_of_a_batch_has_its_own_outcome() -> None:
     held, unknown, gone = order(request_id="r2"), order(request_id="r3"), order(MUG_AND_TEAPOT, request_id="r4")
+    pending, away = [order(request_id=id).pending() for id in ("r5", "r6")]
     stock = Warehouse(short={"teapot"}, held={held.id: "HELD", gone.id: "EXPIRED", REJECTED.id: "HELD"})
+    stock.away_for = {away.id: InventoryUnavailable()}
 
-    outcomes = await settle(stock, held, REJECTED, unknown, gone)
+    outcomes = await settle(stock, held, REJECTED, unknown, away, gone, pending)
 
-    assert outcomes == [Settled(), Settled(), Settled(), OrderRejected(gone.reject("OUT_OF_STOCK", NOON))]
+    assert outcomes == [
+        Settled(),
+        Settled(),
+        Settled(),
+        stock.away_for[away.id],
+        OrderRejected(gone.reject("OUT_OF_STOCK", NOON)),
+        OrderPlaced(pending.accept(NOON)),
+    ]
     assert stock.held[REJECTED.id] == "RELEASED"
     assert stock.held[unknown.id] == "CONFIRMED"

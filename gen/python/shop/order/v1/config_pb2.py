@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from mesh.v1 import config_pb2 as mesh_dot_v1_dot_config__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashop/order/v1/config.proto\x12\rshop.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14mesh/v1/config.proto\"\xaa\x04\n\x0bOrderConfig\x12,\n\x07process\x18\x01 \x01(\x0b\x32\x16.mesh.v1.ProcessConfigH\x00\x88\x01\x01\x12*\n\x11\x64\x65\x66\x61ult_page_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x01\x88\x01\x01\x12&\n\rmax_page_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x02\x88\x01\x01\x12\x42\n\x08hold_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x02H\x03\x88\x01\x01\x12J\n\x0freserve_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x02\x08<2\x05\x10\x80\xad\xe2\x04H\x04\x88\x01\x01:\xb3\x01\xbaH\xaf\x01\x1a\xac\x01\n\x0fpage_size.order\x12/default_page_size must not exceed max_page_size\x1ah!has(this.default_page_size) || !has(this.max_page_size) || this.default_page_size <= this.max_page_sizeB\n\n\x08_processB\x14\n\x12_default_page_sizeB\x10\n\x0e_max_page_sizeB\x0b\n\t_hold_ttlB\x12\n\x10_reserve_timeoutb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashop/order/v1/config.proto\x12\rshop.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14mesh/v1/config.proto\"\xd7\x06\n\x0bOrderConfig\x12,\n\x07process\x18\x01 \x01(\x0b\x32\x16.mesh.v1.ProcessConfigH\x00\x88\x01\x01\x12*\n\x11\x64\x65\x66\x61ult_page_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x01\x88\x01\x01\x12&\n\rmax_page_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x02\x88\x01\x01\x12\x42\n\x08hold_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x02H\x03\x88\x01\x01\x12J\n\x0freserve_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x02\x08<2\x05\x10\x80\xad\xe2\x04H\x04\x88\x01\x01\x12O\n\x0einventory_away\x18\x06 \x01(\x0e\x32(.shop.order.v1.OrderConfig.InventoryAwayB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x05\x88\x01\x01\x12G\n\rpending_bound\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xf5$2\x02\x08\x01H\x06\x88\x01\x01\"l\n\rInventoryAway\x12\x1e\n\x1aINVENTORY_AWAY_UNSPECIFIED\x10\x00\x12\x19\n\x15INVENTORY_AWAY_REFUSE\x10\x01\x12 \n\x1cINVENTORY_AWAY_PENDING_STOCK\x10\x02:\xb3\x01\xbaH\xaf\x01\x1a\xac\x01\n\x0fpage_size.order\x12/default_page_size must not exceed max_page_size\x1ah!has(this.default_page_size) || !has(this.max_page_size) || this.default_page_size <= this.max_page_sizeB\n\n\x08_processB\x14\n\x12_default_page_sizeB\x10\n\x0e_max_page_sizeB\x0b\n\t_hold_ttlB\x12\n\x10_reserve_timeoutB\x11\n\x0f_inventory_awayB\x10\n\x0e_pending_boundb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +42,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERCONFIG'].fields_by_name['hold_ttl']._serialized_options = b'\272H\r\252\001\n\"\004\010\200\243\0052\002\010\002'
   _globals['_ORDERCONFIG'].fields_by_name['reserve_timeout']._loaded_options = None
   _globals['_ORDERCONFIG'].fields_by_name['reserve_timeout']._serialized_options = b'\272H\016\252\001\013\"\002\010<2\005\020\200\255\342\004'
+  _globals['_ORDERCONFIG'].fields_by_name['inventory_away']._loaded_options = None
+  _globals['_ORDERCONFIG'].fields_by_name['inventory_away']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ORDERCONFIG'].fields_by_name['pending_bound']._loaded_options = None
+  _globals['_ORDERCONFIG'].fields_by_name['pending_bound']._serialized_options = b'\272H\r\252\001\n\"\004\010\200\365$2\002\010\001'
   _globals['_ORDERCONFIG']._loaded_options = None
   _globals['_ORDERCONFIG']._serialized_options = b'\272H\257\001\032\254\001\n\017page_size.order\022/default_page_size must not exceed max_page_size\032h!has(this.default_page_size) || !has(this.max_page_size) || this.default_page_size <= this.max_page_size'
   _globals['_ORDERCONFIG']._serialized_start=129
-  _globals['_ORDERCONFIG']._serialized_end=683
+  _globals['_ORDERCONFIG']._serialized_end=984
+  _globals['_ORDERCONFIG_INVENTORYAWAY']._serialized_start=572
+  _globals['_ORDERCONFIG_INVENTORYAWAY']._serialized_end=680
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ What the order service can be told while it runs."""
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mesh.v1 import config_pb2 as _config_pb2
 import builtins as _builtins
 import sys
@@ -24,15 +25,42 @@ class OrderConfig(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _InventoryAway:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _InventoryAwayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[OrderConfig._InventoryAway.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        INVENTORY_AWAY_UNSPECIFIED: OrderConfig._InventoryAway.ValueType  # 0
+        """Not set: the default holds."""
+        INVENTORY_AWAY_REFUSE: OrderConfig._InventoryAway.ValueType  # 1
+        """Refuses with UNAVAILABLE/INVENTORY_UNAVAILABLE."""
+        INVENTORY_AWAY_PENDING_STOCK: OrderConfig._InventoryAway.ValueType  # 2
+        """Accepts the order as STATE_PENDING_STOCK: it is decided when Inventory is back, or when pending_bound is over."""
+
+    class InventoryAway(_InventoryAway, metaclass=_InventoryAwayEnumTypeWrapper):
+        """What PlaceOrder does while Inventory does not answer, or not in time."""
+
+    INVENTORY_AWAY_UNSPECIFIED: OrderConfig.InventoryAway.ValueType  # 0
+    """Not set: the default holds."""
+    INVENTORY_AWAY_REFUSE: OrderConfig.InventoryAway.ValueType  # 1
+    """Refuses with UNAVAILABLE/INVENTORY_UNAVAILABLE."""
+    INVENTORY_AWAY_PENDING_STOCK: OrderConfig.InventoryAway.ValueType  # 2
+    """Accepts the order as STATE_PENDING_STOCK: it is decided when Inventory is back, or when pending_bound is over."""
+
     PROCESS_FIELD_NUMBER: _builtins.int
     DEFAULT_PAGE_SIZE_FIELD_NUMBER: _builtins.int
     MAX_PAGE_SIZE_FIELD_NUMBER: _builtins.int
     HOLD_TTL_FIELD_NUMBER: _builtins.int
     RESERVE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    INVENTORY_AWAY_FIELD_NUMBER: _builtins.int
+    PENDING_BOUND_FIELD_NUMBER: _builtins.int
     default_page_size: _builtins.int
     """Size of a page when the caller does not say; 1 to 1000."""
     max_page_size: _builtins.int
     """The largest page that a caller gets; 1 to 1000."""
+    inventory_away: Global___OrderConfig.InventoryAway.ValueType
+    """What becomes of an order while Inventory is away."""
     @_builtins.property
     def process(self) -> _config_pb2.ProcessConfig:
         """What all services share."""
@@ -47,6 +75,10 @@ class OrderConfig(_message.Message):
     def reserve_timeout(self) -> _duration_pb2.Duration:
         """How long PlaceOrder waits for Inventory at most; 10 ms to 1 min. Never longer than the caller's deadline allows."""
 
+    @_builtins.property
+    def pending_bound(self) -> _duration_pb2.Duration:
+        """How old a pending order may become: if Inventory is away even then, it is rejected; 1 s to 7 days."""
+
     def __init__(
         self,
         *,
@@ -55,17 +87,23 @@ class OrderConfig(_message.Message):
         max_page_size: _builtins.int | None = ...,
         hold_ttl: _duration_pb2.Duration | None = ...,
         reserve_timeout: _duration_pb2.Duration | None = ...,
+        inventory_away: Global___OrderConfig.InventoryAway.ValueType | None = ...,
+        pending_bound: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size", "_hold_ttl", b"_hold_ttl", "_max_page_size", b"_max_page_size", "_process", b"_process", "_reserve_timeout", b"_reserve_timeout", "default_page_size", b"default_page_size", "hold_ttl", b"hold_ttl", "max_page_size", b"max_page_size", "process", b"process", "reserve_timeout", b"reserve_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size", "_hold_ttl", b"_hold_ttl", "_inventory_away", b"_inventory_away", "_max_page_size", b"_max_page_size", "_pending_bound", b"_pending_bound", "_process", b"_process", "_reserve_timeout", b"_reserve_timeout", "default_page_size", b"default_page_size", "hold_ttl", b"hold_ttl", "inventory_away", b"inventory_away", "max_page_size", b"max_page_size", "pending_bound", b"pending_bound", "process", b"process", "reserve_timeout", b"reserve_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size", "_hold_ttl", b"_hold_ttl", "_max_page_size", b"_max_page_size", "_process", b"_process", "_reserve_timeout", b"_reserve_timeout", "default_page_size", b"default_page_size", "hold_ttl", b"hold_ttl", "max_page_size", b"max_page_size", "process", b"process", "reserve_timeout", b"reserve_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size", "_hold_ttl", b"_hold_ttl", "_inventory_away", b"_inventory_away", "_max_page_size", b"_max_page_size", "_pending_bound", b"_pending_bound", "_process", b"_process", "_reserve_timeout", b"_reserve_timeout", "default_page_size", b"default_page_size", "hold_ttl", b"hold_ttl", "inventory_away", b"inventory_away", "max_page_size", b"max_page_size", "pending_bound", b"pending_bound", "process", b"process", "reserve_timeout", b"reserve_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_page_size: _TypeAlias = _typing.Literal["default_page_size"]  # noqa: Y015
     _WhichOneofArgType__default_page_size: _TypeAlias = _typing.Literal["_default_page_size", b"_default_page_size"]  # noqa: Y015
     _WhichOneofReturnType__hold_ttl: _TypeAlias = _typing.Literal["hold_ttl"]  # noqa: Y015
     _WhichOneofArgType__hold_ttl: _TypeAlias = _typing.Literal["_hold_ttl", b"_hold_ttl"]  # noqa: Y015
+    _WhichOneofReturnType__inventory_away: _TypeAlias = _typing.Literal["inventory_away"]  # noqa: Y015
+    _WhichOneofArgType__inventory_away: _TypeAlias = _typing.Literal["_inventory_away", b"_inventory_away"]  # noqa: Y015
     _WhichOneofReturnType__max_page_size: _TypeAlias = _typing.Literal["max_page_size"]  # noqa: Y015
     _WhichOneofArgType__max_page_size: _TypeAlias = _typing.Literal["_max_page_size", b"_max_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__pending_bound: _TypeAlias = _typing.Literal["pending_bound"]  # noqa: Y015
+    _WhichOneofArgType__pending_bound: _TypeAlias = _typing.Literal["_pending_bound", b"_pending_bound"]  # noqa: Y015
     _WhichOneofReturnType__process: _TypeAlias = _typing.Literal["process"]  # noqa: Y015
     _WhichOneofArgType__process: _TypeAlias = _typing.Literal["_process", b"_process"]  # noqa: Y015
     _WhichOneofReturnType__reserve_timeout: _TypeAlias = _typing.Literal["reserve_timeout"]  # noqa: Y015
@@ -75,7 +113,11 @@ class OrderConfig(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_ttl) -> _WhichOneofReturnType__hold_ttl | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inventory_away) -> _WhichOneofReturnType__inventory_away | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_page_size) -> _WhichOneofReturnType__max_page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pending_bound) -> _WhichOneofReturnType__pending_bound | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__process) -> _WhichOneofReturnType__process | None: ...
     @_typing.overload

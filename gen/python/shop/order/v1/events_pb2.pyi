@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class OrderPlaced(_message.Message):
-    """An order was accepted."""
+    """An order was accepted: its pieces are promised. Nothing is said of one that is still STATE_PENDING_STOCK."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -27,7 +27,7 @@ class OrderPlaced(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RECIPIENT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """Version of the order that this event announces; 1 and up, without gaps per order."""
+    """Version of the order that this event announces; 1 and up, rising. Of a pending order's version there is no event."""
     recipient: _builtins.str
     """E-mail address of the customer, as the token said when the order was placed."""
     @_builtins.property
@@ -51,7 +51,7 @@ Global___OrderPlaced: _TypeAlias = OrderPlaced  # noqa: Y015
 
 @_typing.final
 class OrderRejected(_message.Message):
-    """An order that had been accepted could not be kept; `order.state_reason` says why."""
+    """An order that had been accepted, perhaps as STATE_PENDING_STOCK, could not be kept; `order.state_reason` says why."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -59,7 +59,7 @@ class OrderRejected(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RECIPIENT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """Version of the order that this event announces; 1 and up, without gaps per order."""
+    """Version of the order that this event announces; 1 and up, rising. Of a pending order's version there is no event."""
     recipient: _builtins.str
     """E-mail address of the customer, as the token said when the order was placed."""
     @_builtins.property
@@ -91,7 +91,7 @@ class OrderCancelled(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     RECIPIENT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """Version of the order that this event announces; 1 and up, without gaps per order."""
+    """Version of the order that this event announces; 1 and up, rising. Of a pending order's version there is no event."""
     recipient: _builtins.str
     """E-mail address of the customer, as the token said when the order was placed."""
     @_builtins.property

@@ -31,7 +31,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from mesh.v1 import auth_pb2 as mesh_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shop/order/v1/order.proto\x12\rshop.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x12mesh/v1/auth.proto\"\xc3\x05\n\x05Order\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x16\n\x08\x63ustomer\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x38\n\x05lines\x18\x03 \x03(\x0b\x32\x19.shop.order.v1.Order.LineB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\'\n\x05total\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\x12/\n\x05state\x18\x05 \x01(\x0e\x32\x1a.shop.order.v1.Order.StateB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x1a\xc8\x01\n\x04Line\x12T\n\x07product\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12 \n\x08quantity\x18\x03 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe7\x07(\x01\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PLACED\x10\x01\x12\x12\n\x0eSTATE_REJECTED\x10\x02\x12\x13\n\x0fSTATE_CANCELLED\x10\x03:6\xea\x41\x33\n\x12shopmesh.dev/Order\x12\x0eorders/{order}*\x06orders2\x05order\"r\n\x11PlaceOrderRequest\x12/\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12,\n\nrequest_id\x18\x02 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\"9\n\x12PlaceOrderResponse\x12#\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.Order\"\x88\x01\n\x0fGetOrderRequest\x12u\n\x04name\x18\x01 \x01(\tBg\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Order\xbaHIrG2E^orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"7\n\x10GetOrderResponse\x12#\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.Order\"M\n\x11ListOrdersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"S\n\x12ListOrdersResponse\x12$\n\x06orders\x18\x01 \x03(\x0b\x32\x14.shop.order.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x12\x43\x61ncelOrderRequest\x12u\n\x04name\x18\x01 \x01(\tBg\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Order\xbaHIrG2E^orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\":\n\x13\x43\x61ncelOrderResponse\x12#\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.Order2\x8b\x04\n\x0cOrderService\x12y\n\nPlaceOrder\x12 .shop.order.v1.PlaceOrderRequest\x1a!.shop.order.v1.PlaceOrderResponse\"&\x90\x02\x02\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12y\n\x08GetOrder\x12\x1e.shop.order.v1.GetOrderRequest\x1a\x1f.shop.order.v1.GetOrderResponse\",\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=orders/*}\x12v\n\nListOrders\x12 .shop.order.v1.ListOrdersRequest\x1a!.shop.order.v1.ListOrdersResponse\"#\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x8c\x01\n\x0b\x43\x61ncelOrder\x12!.shop.order.v1.CancelOrderRequest\x1a\".shop.order.v1.CancelOrderResponse\"6\x90\x02\x02\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{name=orders/*}:cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shop/order/v1/order.proto\x12\rshop.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x12mesh/v1/auth.proto\"\xdc\x05\n\x05Order\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x16\n\x08\x63ustomer\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x38\n\x05lines\x18\x03 \x03(\x0b\x32\x19.shop.order.v1.Order.LineB\x0e\xe2\x41\x01\x02\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\'\n\x05total\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\x12/\n\x05state\x18\x05 \x01(\x0e\x32\x1a.shop.order.v1.Order.StateB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cstate_reason\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x1a\xc8\x01\n\x04Line\x12T\n\x07product\x18\x01 \x01(\tBC\xe2\x41\x01\x02\xfa\x41\x16\n\x14shopmesh.dev/Product\xbaH#r!2\x1f^products/[a-z][a-z0-9-]{2,62}$\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12 \n\x08quantity\x18\x03 \x01(\x05\x42\x0e\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe7\x07(\x01\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\"r\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PLACED\x10\x01\x12\x12\n\x0eSTATE_REJECTED\x10\x02\x12\x13\n\x0fSTATE_CANCELLED\x10\x03\x12\x17\n\x13STATE_PENDING_STOCK\x10\x04:6\xea\x41\x33\n\x12shopmesh.dev/Order\x12\x0eorders/{order}*\x06orders2\x05order\"r\n\x11PlaceOrderRequest\x12/\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.OrderB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12,\n\nrequest_id\x18\x02 \x01(\tB\x18\xe2\x41\x01\x02\xbaH\x11r\x0f\x32\r^[ -~]{1,64}$\"9\n\x12PlaceOrderResponse\x12#\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.Order\"\x88\x01\n\x0fGetOrderRequest\x12u\n\x04name\x18\x01 \x01(\tBg\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Order\xbaHIrG2E^orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"7\n\x10GetOrderResponse\x12#\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.Order\"M\n\x11ListOrdersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"S\n\x12ListOrdersResponse\x12$\n\x06orders\x18\x01 \x03(\x0b\x32\x14.shop.order.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x12\x43\x61ncelOrderRequest\x12u\n\x04name\x18\x01 \x01(\tBg\xe2\x41\x01\x02\xfa\x41\x14\n\x12shopmesh.dev/Order\xbaHIrG2E^orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\":\n\x13\x43\x61ncelOrderResponse\x12#\n\x05order\x18\x01 \x01(\x0b\x32\x14.shop.order.v1.Order2\x8b\x04\n\x0cOrderService\x12y\n\nPlaceOrder\x12 .shop.order.v1.PlaceOrderRequest\x1a!.shop.order.v1.PlaceOrderResponse\"&\x90\x02\x02\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12y\n\x08GetOrder\x12\x1e.shop.order.v1.GetOrderRequest\x1a\x1f.shop.order.v1.GetOrderResponse\",\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=orders/*}\x12v\n\nListOrders\x12 .shop.order.v1.ListOrdersRequest\x1a!.shop.order.v1.ListOrdersResponse\"#\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x8c\x01\n\x0b\x43\x61ncelOrder\x12!.shop.order.v1.CancelOrderRequest\x1a\".shop.order.v1.CancelOrderResponse\"6\x90\x02\x02\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{name=orders/*}:cancel:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -89,27 +89,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002\322\265\030\n\022\010customer\202\323\344\223\002\037\"\032/v1/{name=orders/*}:cancel:\001*'
   _globals['_ORDER']._serialized_start=242
-  _globals['_ORDER']._serialized_end=949
+  _globals['_ORDER']._serialized_end=974
   _globals['_ORDER_LINE']._serialized_start=602
   _globals['_ORDER_LINE']._serialized_end=802
   _globals['_ORDER_STATE']._serialized_start=804
-  _globals['_ORDER_STATE']._serialized_end=893
-  _globals['_PLACEORDERREQUEST']._serialized_start=951
-  _globals['_PLACEORDERREQUEST']._serialized_end=1065
-  _globals['_PLACEORDERRESPONSE']._serialized_start=1067
-  _globals['_PLACEORDERRESPONSE']._serialized_end=1124
-  _globals['_GETORDERREQUEST']._serialized_start=1127
-  _globals['_GETORDERREQUEST']._serialized_end=1263
-  _globals['_GETORDERRESPONSE']._serialized_start=1265
-  _globals['_GETORDERRESPONSE']._serialized_end=1320
-  _globals['_LISTORDERSREQUEST']._serialized_start=1322
-  _globals['_LISTORDERSREQUEST']._serialized_end=1399
-  _globals['_LISTORDERSRESPONSE']._serialized_start=1401
-  _globals['_LISTORDERSRESPONSE']._serialized_end=1484
-  _globals['_CANCELORDERREQUEST']._serialized_start=1487
-  _globals['_CANCELORDERREQUEST']._serialized_end=1649
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1651
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1709
-  _globals['_ORDERSERVICE']._serialized_start=1712
-  _globals['_ORDERSERVICE']._serialized_end=2235
+  _globals['_ORDER_STATE']._serialized_end=918
+  _globals['_PLACEORDERREQUEST']._serialized_start=976
+  _globals['_PLACEORDERREQUEST']._serialized_end=1090
+  _globals['_PLACEORDERRESPONSE']._serialized_start=1092
+  _globals['_PLACEORDERRESPONSE']._serialized_end=1149
+  _globals['_GETORDERREQUEST']._serialized_start=1152
+  _globals['_GETORDERREQUEST']._serialized_end=1288
+  _globals['_GETORDERRESPONSE']._serialized_start=1290
+  _globals['_GETORDERRESPONSE']._serialized_end=1345
+  _globals['_LISTORDERSREQUEST']._serialized_start=1347
+  _globals['_LISTORDERSREQUEST']._serialized_end=1424
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1426
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1509
+  _globals['_CANCELORDERREQUEST']._serialized_start=1512
+  _globals['_CANCELORDERREQUEST']._serialized_end=1674
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1676
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1734
+  _globals['_ORDERSERVICE']._serialized_start=1737
+  _globals['_ORDERSERVICE']._serialized_end=2260
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,8 @@ class Order(_message.Message):
         """Final: the shop could not keep its promise; state_reason says why."""
         STATE_CANCELLED: Order._State.ValueType  # 3
         """Final: its customer does not want it any more."""
+        STATE_PENDING_STOCK: Order._State.ValueType  # 4
+        """Accepted while nobody could tell whether its pieces are there: it is decided later, by itself."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Where an order is in its life."""
@@ -53,6 +55,8 @@ class Order(_message.Message):
     """Final: the shop could not keep its promise; state_reason says why."""
     STATE_CANCELLED: Order.State.ValueType  # 3
     """Final: its customer does not want it any more."""
+    STATE_PENDING_STOCK: Order.State.ValueType  # 4
+    """Accepted while nobody could tell whether its pieces are there: it is decided later, by itself."""
 
     @_typing.final
     class Line(_message.Message):
@@ -104,7 +108,7 @@ class Order(_message.Message):
     state: Global___Order.State.ValueType
     """Where it is in its life."""
     state_reason: _builtins.str
-    """Why it was rejected, as a reason code such as OUT_OF_STOCK; else empty."""
+    """Why it was rejected, as a reason code: OUT_OF_STOCK or INVENTORY_UNAVAILABLE; else empty."""
     etag: _builtins.str
     """The version in quotes; changes with every change of the order (AIP-154)."""
     @_builtins.property
@@ -117,7 +121,7 @@ class Order(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was placed."""
+        """When it was placed, or accepted as pending."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:

@@ -65,12 +65,13 @@ class OrderServiceServicer:
 
     def PlaceOrder(self, request, context):
         """Places an order: all of it or nothing. Every retry of one request_id with the same lines has the same answer: the
-        one order. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
+        one order, as it is now. While Inventory is away it is refused, or, where the operator has set that, accepted as
+        STATE_PENDING_STOCK and decided later; its customer is told by mail. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
         FAILED_PRECONDITION/REQUEST_ID_REUSED (metadata: order) when the request_id placed other lines,
         FAILED_PRECONDITION/PRODUCT_ARCHIVED (metadata: product), FAILED_PRECONDITION/EMAIL_MISSING,
         NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED, UNAVAILABLE/CATALOG_UNAVAILABLE,
         UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less than 500 ms of the call are left
-        before stock is held. A refused attempt does not use up its request_id.
+        before prices are asked for or stock is held. A refused attempt does not use up its request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +92,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels one order of the caller, and has the pieces given back. An order that is cancelled already is the answer,
+        """Cancels one order of the caller, placed or pending, and has the pieces given back. An order that is cancelled already is the answer,
         whatever the etag. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's,
         FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
         another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.

@@ -20,19 +20,20 @@ class OrderServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.PlaceOrderRequest, _order_pb2.PlaceOrderResponse]
     """Places an order: all of it or nothing. Every retry of one request_id with the same lines has the same answer: the
-    one order. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
+    one order, as it is now. While Inventory is away it is refused, or, where the operator has set that, accepted as
+    STATE_PENDING_STOCK and decided later; its customer is told by mail. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
     FAILED_PRECONDITION/REQUEST_ID_REUSED (metadata: order) when the request_id placed other lines,
     FAILED_PRECONDITION/PRODUCT_ARCHIVED (metadata: product), FAILED_PRECONDITION/EMAIL_MISSING,
     NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED, UNAVAILABLE/CATALOG_UNAVAILABLE,
     UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less than 500 ms of the call are left
-    before stock is held. A refused attempt does not use up its request_id.
+    before prices are asked for or stock is held. A refused attempt does not use up its request_id.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
     """Gets one order of the caller. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
     """Lists the caller's orders, the newest first, page by page. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
-    """Cancels one order of the caller, and has the pieces given back. An order that is cancelled already is the answer,
+    """Cancels one order of the caller, placed or pending, and has the pieces given back. An order that is cancelled already is the answer,
     whatever the etag. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's,
     FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
     another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.
@@ -50,12 +51,13 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_order_pb2.PlaceOrderRequest, _abc.Awaitable[_order_pb2.PlaceOrderResponse]],
     ) -> _abc.Awaitable[_order_pb2.PlaceOrderResponse]:
         """Places an order: all of it or nothing. Every retry of one request_id with the same lines has the same answer: the
-        one order. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
+        one order, as it is now. While Inventory is away it is refused, or, where the operator has set that, accepted as
+        STATE_PENDING_STOCK and decided later; its customer is told by mail. Refuses with FAILED_PRECONDITION/OUT_OF_STOCK (metadata: product, requested, available),
         FAILED_PRECONDITION/REQUEST_ID_REUSED (metadata: order) when the request_id placed other lines,
         FAILED_PRECONDITION/PRODUCT_ARCHIVED (metadata: product), FAILED_PRECONDITION/EMAIL_MISSING,
         NOT_FOUND/PRODUCT_NOT_FOUND, INVALID_ARGUMENT/CURRENCY_MIXED, UNAVAILABLE/CATALOG_UNAVAILABLE,
         UNAVAILABLE/INVENTORY_UNAVAILABLE, and UNAVAILABLE/DEADLINE_TOO_SHORT when less than 500 ms of the call are left
-        before stock is held. A refused attempt does not use up its request_id.
+        before prices are asked for or stock is held. A refused attempt does not use up its request_id.
         """
 
     @_abc_1.abstractmethod
@@ -80,7 +82,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.CancelOrderRequest,
         context: _aio.ServicerContext[_order_pb2.CancelOrderRequest, _abc.Awaitable[_order_pb2.CancelOrderResponse]],
     ) -> _abc.Awaitable[_order_pb2.CancelOrderResponse]:
-        """Cancels one order of the caller, and has the pieces given back. An order that is cancelled already is the answer,
+        """Cancels one order of the caller, placed or pending, and has the pieces given back. An order that is cancelled already is the answer,
         whatever the etag. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's,
         FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
         another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.
