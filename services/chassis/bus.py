@@ -15,7 +15,7 @@ import nats.js.errors
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamState
 
 from services.chassis import logs
 from services.chassis.patience import QUIET, describe, pause_s, told
@@ -26,6 +26,9 @@ from services.refusals import Unavailable
 RECONNECT_S = 0.25
 PUBLISH_S = 2.0
 DAY_S = 24 * 3600
+STREAM_BYTES = 1 << 30
+FULL = 0.8
+"""Of what a stream holds: from then on it is purged of what all have read."""
 HEARTBEAT_S = 1.0
 SILENCE_S = 2.5
 """A pull request that sent neither message nor heartbeat for so long is lost."""
@@ -94,10 +97,11 @@ class Bus:
         """Returns when the stream has stored it. Raises BusUnavailable; then it may be stored all the same."""
         await self._asked(lambda: self._stream.publish(subject, payload, timeout=timeout_s, headers=dict(headers)))
 
-    async def ensure_stream(self, name: str, subjects: Sequence[str]) -> datetime:
+    async def ensure_stream(self, name: str, subjects: Sequence[str], max_bytes: int = STREAM_BYTES) -> datetime:
         """Makes the stream, or mends its configuration; its creation time tells a stream from one made after a loss.
 
-        Full, it refuses what is new and keeps what it has. Raises BusUnavailable.
+        Full, it refuses what is new and keeps what it has; nearly full, it is purged of what all of its consumers have
+        acknowledged. Raises BusUnavailable.
         """
         config = StreamConfig(
             name=name,
@@ -105,7 +109,7 @@ class Bus:
             storage=StorageType.FILE,
             retention=RetentionPolicy.LIMITS,
             max_age=30 * DAY_S,
-            max_bytes=1 << 30,
+            max_bytes=max_bytes,
             discard=DiscardPolicy.NEW,
             duplicate_window=600,
         )
@@ -116,7 +120,21 @@ class Bus:
                 raise
             info = await self._asked(lambda: self._stream.update_stream(config))
         assert info.created  # every stream has it
+        if info.state.bytes > FULL * max_bytes:
+            await self._make_room(name, info.state)
         return info.created
+
+    async def _make_room(self, stream: str, state: StreamState) -> None:
+        consumers = await self._asked(lambda: self._stream.consumers_info(stream))
+        floors = {each.name: each.ack_floor.stream_seq if each.ack_floor else 0 for each in consumers}
+        last = min(floors.values(), default=0)
+        if last < state.first_seq:
+            behind = [name for name, floor in floors.items() if floor == last]
+            log.error("the stream is nearly full of what was not read yet", stream=stream, behind=behind)
+            return
+        await self._asked(lambda: self._stream.purge_stream(stream, seq=last + 1))
+        read = last + 1 - state.first_seq
+        log.warning("the stream was nearly full, and is purged of what all have read", stream=stream, messages=read)
 
     async def consume(
         self, stream: str, durable: str, subjects: Sequence[str], handle: Handle, batch: int = 64

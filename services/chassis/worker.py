@@ -51,6 +51,8 @@ class Worker[Item, Result]:
         """`gather_s` after it was woken it claims, so that what comes close together is done together."""
         self._job, self._batch, self._poll_s, self._gather_s = job, batch, poll_s, gather_s
         self._woken = asyncio.Event()
+        self._failing = 0
+        """Batches in a row in which something failed."""
 
     def wake(self) -> None:
         """To be called right after a commit that made work."""
@@ -97,8 +99,9 @@ class Worker[Item, Result]:
             log.warning("job failed", job=self._job.name, **told(error))
             outcomes = [Failed(describe(error))] * len(items)
         failed = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
-        if failed:
+        if failed and self._failing % QUIET == 0:
             log.warning("items failed", job=self._job.name, failed=len(failed), of=len(items), error=failed[0])
+        self._failing = self._failing + 1 if failed else 0
         return outcomes
 
 

@@ -7,14 +7,16 @@ from uuid import UUID
 
 from services.chassis.bus import Bus
 from services.chassis.database import Database
-from services.chassis.outbox import Event, Relay
+from services.chassis.outbox import LEASE_S, Event, Relay
 from services.chassis.worker import Failed
 from services.order.contract import EVENT_TYPES
 
 STREAM = "ORDERS"
+LOST_STREAM_S = 600.0
+"""For a look at all events there ever were, once in the life of a stream."""
 
 # The oldest unsent event of each order, and no other.
-_CLAIM_EVENTS = """
+CLAIM_EVENTS = """
 with due as (
   select order_id, version from order_events e
   where sent_time is null and type is not null and claimed_until <= now()
@@ -27,7 +29,7 @@ with due as (
   limit $1
   for update skip locked
 )
-update order_events e set claimed_until = now() + interval '10 s', attempts = attempts + 1
+update order_events e set claimed_until = now() + $2::float * interval '1 s', attempts = attempts + 1
 from due where e.order_id = due.order_id and e.version = due.version
 returning e.*"""
 
@@ -43,14 +45,18 @@ from unnest($4::uuid[], $5::int[], $6::timestamptz[], $7::text[]) as f(order_id,
 where e.order_id = f.order_id and e.version = f.version and e.claimed_until = f.lease"""
 
 # One replica finds that the stream is another one; who asks at the same time waits for the row, and then finds nothing.
-# Leases end too: what a replica is sending may have gone to the stream that was lost.
+# Leases end too, also of one who is frozen and would mark it later: what is being sent may have gone to the stream that
+# was lost. All are due again in the order in which they were written, or each claim would look at many later ones of
+# orders whose first one still waits.
 _STREAM_CREATED = """
 with lost as (
   update event_stream set create_time = $1 where create_time is distinct from $1 returning true
 ), unsent as (
-  update order_events e set sent_time = null, resends = resends + (sent_time is not null)::int, claimed_until = now()
+  update order_events e
+  set sent_time = null, resends = resends + (sent_time is not null)::int, claimed_until = e.create_time
   from lost
-  where type is not null and create_time > now() - interval '1 day' and (sent_time is not null or claimed_until > now())
+  where type is not null and claimed_until <> e.create_time
+    and (sent_time is null or e.create_time > now() - interval '1 day')
   returning true
 )
 select count(*) from unsent"""
@@ -71,7 +77,7 @@ class SqlEvents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def claim_events(self, most: int) -> Sequence[ClaimedEvent]:
+    async def claim_events(self, most: int, lease_s: float = LEASE_S) -> Sequence[ClaimedEvent]:
         return [
             ClaimedEvent(
                 id=record["event_id"],
@@ -84,7 +90,7 @@ class SqlEvents:
                 version=record["version"],
                 lease=record["claimed_until"],
             )
-            for record in await self._database.fetch(_CLAIM_EVENTS, most)
+            for record in await self._database.fetch(CLAIM_EVENTS, most, lease_s)
         ]
 
     async def settle_events(self, outcomes: Sequence[tuple[ClaimedEvent, Failed | None]]) -> None:
@@ -102,7 +108,7 @@ class SqlEvents:
         )
 
     async def stream_created(self, time: datetime) -> int:
-        unsent: int = await self._database.fetchval(_STREAM_CREATED, time, timeout_s=60)
+        unsent: int = await self._database.fetchval(_STREAM_CREATED, time, timeout_s=LOST_STREAM_S)
         return unsent
 
 

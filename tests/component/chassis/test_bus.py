@@ -191,6 +191,40 @@ async def test_a_full_stream_refuses_what_is_new_and_says_so(nats: NatsServer, s
             await letters.are("a")
 
 
+async def test_a_nearly_full_stream_is_purged_of_what_all_its_readers_have_acknowledged(
+    nats: NatsServer, stream: str
+) -> None:
+    async with connected(nats) as bus:
+        letters, late = Letters(), Letters()
+        for n in range(100):
+            await publish(bus, stream, f"{n:03}")
+        size = (await bus._stream.stream_info(stream)).state.bytes
+        async with consuming(bus, stream, letters), consuming(bus, stream, late, "late"):
+            await letters.are(*(f"{n:03}" for n in range(100)))
+            await late.are(*(f"{n:03}" for n in range(100)))
+        for n in range(100, 150):
+            await publish(bus, stream, f"{n:03}")
+        async with consuming(bus, stream, letters):
+            await letters.are(*(f"{n:03}" for n in range(150)))
+
+        async def kept(max_bytes: int) -> tuple[int, int]:
+            await bus.ensure_stream(stream, [f"{stream}.>"], max_bytes)
+            state = (await bus._stream.stream_info(stream)).state
+            return state.first_seq, state.messages
+
+        assert await kept(2 * size) == (1, 150), "it is filled to 75 %"
+        assert await kept(int(1.8 * size)) == (101, 50), "the late one has not read these"
+        assert await kept(int(0.6 * size)) == (101, 50)
+
+
+async def test_a_stream_that_nobody_reads_keeps_all(nats: NatsServer, stream: str) -> None:
+    async with connected(nats) as bus:
+        await publish(bus, stream, "a")
+        size = (await bus._stream.stream_info(stream)).state.bytes
+        await bus.ensure_stream(stream, [f"{stream}.>"], size)
+        assert (await bus._stream.stream_info(stream)).state.messages == 1
+
+
 @pytest.mark.parametrize("loss", ["consumer", "stream"])
 async def test_a_lost_consumer_or_stream_is_made_again(nats: NatsServer, stream: str, loss: str) -> None:
     async with connected(nats) as bus:

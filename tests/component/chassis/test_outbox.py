@@ -1,7 +1,7 @@
 """The relay between a table of events, in memory here, and a real stream that is killed and wiped."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4, uuid5
 
 import pytest
 
-from services.chassis.bus import Bus, Message
+from services.chassis.bus import STREAM_BYTES, Bus, Message
 from services.chassis.outbox import Event, Relay
 from services.chassis.settings import Settings
 from services.chassis.tracing import tracing
@@ -36,6 +36,7 @@ class Table:
         self.type = type_
         self.unsent: list[tuple[str, Event]] = []
         self.claimed: set[UUID] = set()
+        self.batches: list[int] = []
         self.sent: list[tuple[str, Event]] = []
         self.errors: list[str] = []
         self.created: datetime | None = None
@@ -45,12 +46,14 @@ class Table:
         event = Event(uuid5(UUID(int=0), f"{name} {text}"), self.type, NOON, f"{name} {text}".encode(), TRACE)
         self.unsent.append((name, event))
 
-    async def claim_events(self, most: int) -> Sequence[Event]:
+    async def claim_events(self, most: int, lease_s: float) -> Sequence[Event]:
+        assert lease_s > 0
         first: dict[str, Event] = {}
         for name, event in self.unsent:
             first.setdefault(name, event)
         free = [event for event in first.values() if event.id not in self.claimed][:most]
         self.claimed |= {event.id for event in free}
+        self.batches.append(len(free))
         return free
 
     async def settle_events(self, outcomes: Sequence[tuple[Event, Failed | None]]) -> None:
@@ -78,8 +81,8 @@ class Table:
 class Shelf:
     """A stream of its own with a relay that fills it and a reader that empties it."""
 
-    def __init__(self) -> None:
-        self.stream = f"S{uuid4().hex}"
+    def __init__(self, max_bytes: int = STREAM_BYTES) -> None:
+        self.stream, self.max_bytes = f"S{uuid4().hex}", max_bytes
         self.table = Table(f"{self.stream}.written")
         self.read: list[Message] = []
 
@@ -92,20 +95,31 @@ class Shelf:
 
     @asynccontextmanager
     async def open(self, nats: NatsServer) -> AsyncIterator[Worker[Event, None]]:
-        bus = await Bus.connect(nats.url, "test")
-        relay = Relay(self.table, bus, stream=self.stream, subjects=[self.table.type], source="/test/fruit")
-        worker = Worker(relay, poll_s=0.05, gather_s=0)
-        tasks = [
-            asyncio.create_task(worker.run()),
-            asyncio.create_task(bus.consume(self.stream, "reader", [self.table.type], self.handle)),
-        ]
-        try:
+        async with self.relaying(nats) as worker, self.reading(nats):
             yield worker
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await bus.close()
+
+    @asynccontextmanager
+    async def relaying(self, nats: NatsServer) -> AsyncIterator[Worker[Event, None]]:
+        bus = await Bus.connect(nats.url, "test")
+        worker = Worker(self.relay(bus), poll_s=0.05, gather_s=0)
+        async with at_work(worker.run(), bus):
+            yield worker
+
+    @asynccontextmanager
+    async def reading(self, nats: NatsServer) -> AsyncIterator[None]:
+        bus = await Bus.connect(nats.url, "test")
+        async with at_work(bus.consume(self.stream, "reader", [self.table.type], self.handle), bus):
+            yield
+
+    def relay(self, bus: Bus) -> Relay[Event]:
+        return Relay(
+            self.table,
+            bus,
+            stream=self.stream,
+            subjects=[self.table.type],
+            source="/test/fruit",
+            max_bytes=self.max_bytes,
+        )
 
     async def has(self, *texts: str) -> None:
         async def look() -> bool:
@@ -114,6 +128,17 @@ class Shelf:
             return True
 
         await eventually(look, f"{len(texts)} events were read and marked as sent")
+
+
+@asynccontextmanager
+async def at_work(work: Coroutine[None, None, None], bus: Bus) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await bus.close()
 
 
 async def test_an_event_travels_with_the_headers_of_cloud_events_and_its_trace(nats: NatsServer) -> None:
@@ -170,8 +195,7 @@ async def test_nothing_is_claimed_while_nats_is_away(nats: NatsServer) -> None:
     shelf.table.write("apple", "ripe")
     nats.stop()
     bus = await Bus.connect(nats.url, "test")
-    relay = Relay(shelf.table, bus, stream=shelf.stream, subjects=[shelf.table.type], source="/test/fruit")
-    assert await relay.claim(64) == []
+    assert await shelf.relay(bus).claim(64) == []
     assert not shelf.table.claimed
     await bus.close()
     async with shelf.open(nats):
@@ -227,6 +251,27 @@ async def test_a_restarted_relay_does_not_send_again_what_the_stream_still_has(n
         worker.wake()
         await shelf.has("apple ripe", "apple eaten")
     assert shelf.texts == ["apple ripe", "apple eaten"]
+
+
+async def test_an_event_that_the_stream_refuses_is_not_marked_and_one_at_a_time_asks_whether_it_takes_more(
+    nats: NatsServer,
+) -> None:
+    shelf = Shelf(max_bytes=20_000)
+    written = [f"apple-{n:03} ripe" for n in range(200)]
+    for text in written:
+        shelf.table.write(*text.split())
+
+    async def asked() -> bool:
+        return shelf.table.batches[-3:] == [1, 1, 1]
+
+    async with shelf.relaying(nats) as worker:
+        worker.wake()
+        await eventually(asked, "the full stream is asked three times in a row")
+        assert {"maximum bytes exceeded" in error for error in shelf.table.errors} == {True}
+        assert len(shelf.table.sent) < 100
+        async with shelf.reading(nats):
+            await shelf.has(*written)
+    assert sorted(shelf.texts) == written, "the stream made room of what was read, and nothing came twice"
 
 
 async def test_one_trace_leads_through_the_stream(nats: NatsServer) -> None:
