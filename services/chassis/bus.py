@@ -100,8 +100,8 @@ class Bus:
     async def ensure_stream(self, name: str, subjects: Sequence[str], max_bytes: int = STREAM_BYTES) -> datetime:
         """Makes the stream, or mends its configuration; its creation time tells a stream from one made after a loss.
 
-        Full, it refuses what is new and keeps what it has; nearly full, it is purged of what all of its consumers have
-        acknowledged. Raises BusUnavailable.
+        Full, it refuses what is new and keeps what it has; nearly full, it is purged of what all of its durable
+        consumers have acknowledged. Raises BusUnavailable.
         """
         config = StreamConfig(
             name=name,
@@ -126,7 +126,8 @@ class Bus:
 
     async def _make_room(self, stream: str, state: StreamState) -> None:
         consumers = await self._asked(lambda: self._stream.consumers_info(stream))
-        floors = {each.name: each.ack_floor.stream_seq if each.ack_floor else 0 for each in consumers}
+        durable = [each for each in consumers if each.config.durable_name]  # others come and go, and miss nothing
+        floors = {each.name: each.ack_floor.stream_seq if each.ack_floor else 0 for each in durable}
         last = min(floors.values(), default=0)
         if last < state.first_seq:
             behind = [name for name, floor in floors.items() if floor == last]

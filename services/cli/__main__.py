@@ -212,6 +212,34 @@ def order(state: Path, id: str) -> None:
 
 @main.command()
 @with_state
+@click.argument("order", required=False)
+@click.option("--since", metavar="TIME", help="All orders' events since 2026-03-01T12:00:00Z, or of the last 2h.")
+def resend(state: Path, order: str | None, since: str | None) -> None:
+    """Send an order's events again, or all events since a TIME.
+
+    For readers that have lost what they made of them. Events keep their ids and their order, so whoever has an event
+    already passes it by: nobody is mailed twice. ORDER is orders/<uuid> or the uuid. What was not sent yet goes out
+    anyway and is not counted.
+
+    For example: shopmesh resend --since 2h
+    """
+    from datetime import UTC, datetime
+
+    from services.cli import times
+    from services.cli.order_trail import order_uuid
+    from services.cli.resend import resend as sent_again
+    from services.cli.settings import HOST
+
+    if (order is None) == (since is None):
+        raise click.UsageError("say one of the two: an ORDER, or --since TIME")
+    what = order_uuid(order) if order else times.since(str(since), datetime.now(UTC))
+    port = StateFolder(state.absolute()).ports()["postgres"]
+    events = asyncio.run(sent_again(f"postgresql://order@{HOST}:{port}/order", what))
+    click.echo(f"{events} event{'' if events == 1 else 's'} will be sent again")
+
+
+@main.command()
+@with_state
 def demo(state: Path) -> None:
     """Place one order as ann and tell what happens, with times.
 

@@ -67,6 +67,13 @@ def removed(document: dict[str, Any], descriptor: Any, path: str) -> bool:  # no
     return True
 
 
+def seconds(text: str) -> Decimal | None:
+    """What a duration such as 1m30s lasts; None for what is none."""
+    if not _WHOLE_DURATION.fullmatch(text):
+        return None
+    return sum((Decimal(number) * Decimal(_UNITS[unit]) for number, unit in _DURATION.findall(text)), Decimal(0))
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Fields that differ, with the old and the new value; None where there is none."""
     before, after = flat(old), flat(new)
@@ -138,10 +145,9 @@ def _json_type(field: Any) -> tuple[str, Any]:  # noqa: ANN401
 
 def _seconds(path: str, text: str) -> str:
     """`1m30s` as `90s`."""
-    if not _WHOLE_DURATION.fullmatch(text):
+    if (lasting := seconds(text)) is None:
         raise DocumentRefused(f"{path}: takes a duration such as 1.5s or 10m, not {text!r}")
-    seconds = sum(Decimal(number) * Decimal(_UNITS[unit]) for number, unit in _DURATION.findall(text))
-    return f"{Decimal(seconds).normalize():f}s"
+    return f"{lasting.normalize():f}s"
 
 
 def _enum_names(enum: Any) -> Iterator[str]:  # noqa: ANN401

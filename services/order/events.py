@@ -53,7 +53,8 @@ with lost as (
   update event_stream set create_time = $1 where create_time is distinct from $1 returning true
 ), unsent as (
   update order_events e
-  set sent_time = null, resends = resends + (sent_time is not null)::int, claimed_until = e.create_time
+  set sent_time = null, resends = resends + (sent_time is not null)::int, claimed_until = e.create_time,
+    unsent_time = case when sent_time is null then unsent_time else now() end
   from lost
   where type is not null and claimed_until <> e.create_time
     and (sent_time is null or e.create_time > now() - interval '1 day')
