@@ -8,15 +8,15 @@ from services.chassis.settings import CannotStart, Settings
 from services.chassis.worker import Worker
 from services.notification.api import NotificationApi
 from services.notification.domain import Outcome
-from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
+from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents, understand
 from services.notification.letters import letter
 from services.notification.mail import AT_ONCE, Claimed, Sender, SmtpAddress, SmtpServer
 from services.notification.store import SqlNotifications
-from services.notification.use_cases import Hearing, Showing
+from services.notification.use_cases import Hearing, Mending, Showing
 
 
 async def wire(process: Process[NotificationConfig]) -> None:
-    """Events come from NATS, mails go to the SMTP server, customers look by gRPC; the table is between all of them."""
+    """Events come from NATS, mails go to the SMTP server, people look by gRPC; tables are between all of them."""
 
     def config() -> NotificationConfig:
         return process.config.current
@@ -27,7 +27,8 @@ async def wire(process: Process[NotificationConfig]) -> None:
     sender = Worker[Claimed, Outcome](Sender(notifications, smtp, config), batch=AT_ONCE)
     events = OrderEvents(Hearing(notifications, letter, heard=sender.wake))
 
-    process.add(add_NotificationServiceServicer_to_server, NotificationApi(Showing(notifications), config))
+    mending = Mending(notifications, understand, letter, mended=sender.wake)
+    process.add(add_NotificationServiceServicer_to_server, NotificationApi(Showing(notifications), mending, config))
     process.background("sender", sender.run)
     process.background("events", lambda: bus.consume(STREAM, CONSUMER, SUBJECTS, events.handle))
 

@@ -8,6 +8,7 @@ from enum import Enum
 from uuid import UUID, uuid5
 
 from services.money import Money
+from services.refusals import NotFound, Rejected
 
 _DEAD_LETTERS = UUID("0f6f2b0e-6a0f-4c5e-9a6c-3f1d3f0f4b5d")
 
@@ -126,6 +127,35 @@ class Unkeepable(Exception):
     """The table of notifications will never take this."""
 
 
+# --- Dead letters: what needs a person ---
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A mail that was given up, or an event that could not be understood."""
+
+    id: UUID
+    event_type: str
+    event_id: str
+    order_id: UUID | None
+    """None of an event that nobody has understood yet."""
+    reason: str
+    attempts: int
+    create_time: datetime
+
+
+class DeadLetterNotFound(NotFound):
+    reason = "DEAD_LETTER_NOT_FOUND"
+    message = "There is no such dead letter."
+
+
+class EventGarbled(Rejected):
+    """Facts: the dead letter, and why its event makes no sense."""
+
+    reason = "EVENT_GARBLED"
+    message = "The event still cannot be understood."
+
+
 # --- Sending: what came of it, and what follows ---
 
 
@@ -141,8 +171,10 @@ class Attempt:
     create_time: datetime
     number: int
     """1 for the first; tells this claim from later ones of the same notification."""
+    tries: int
+    """Attempts since the first, or since it was last redriven, with this one."""
     tried_for: timedelta
-    """Since the first attempt."""
+    """Since the first of these."""
     traceparent: str | None
 
 
@@ -190,10 +222,10 @@ class Patience:
     longest_pause: timedelta
     give_up_after: timedelta
 
-    def pause(self, attempt: int, jitter: float) -> timedelta:
-        """After this attempt. It doubles with each; `jitter`, from 0 to 1, takes up to half of it away."""
+    def pause(self, tries: int, jitter: float) -> timedelta:
+        """After so many tries. It doubles with each; `jitter`, from 0 to 1, takes up to half of it away."""
         # 64 doublings of the shortest pause are far beyond the longest: no float overflows.
-        grown_s = self.first_pause.total_seconds() * 2.0 ** min(attempt - 1, 64)
+        grown_s = self.first_pause.total_seconds() * 2.0 ** min(tries - 1, 64)
         return timedelta(seconds=min(grown_s, self.longest_pause.total_seconds()) * (1 - jitter / 2))
 
 
@@ -207,4 +239,4 @@ def judge(attempt: Attempt, outcome: Outcome, patience: Patience, jitter: float)
         case Postponed(error, in_doubt) if attempt.tried_for >= patience.give_up_after:
             return Verdict(attempt, State.FAILED, error=f"given up: {error}", in_doubt=in_doubt)
         case Postponed(error, in_doubt):
-            return Verdict(attempt, State.READY, patience.pause(attempt.number, jitter), error, in_doubt)
+            return Verdict(attempt, State.READY, patience.pause(attempt.tries, jitter), error, in_doubt)

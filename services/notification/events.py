@@ -57,7 +57,9 @@ class OrderEvents:
 
 
 def understand(event: Event) -> News | Garbled:
-    """What an event of a known type says."""
+    """What an event says, to this version."""
+    if event.type not in _KINDS:
+        return Garbled(event, f"nothing is known of {event.type}")
     type_, kind = _KINDS[event.type]
     try:
         message = type_.FromString(event.payload)

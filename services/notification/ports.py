@@ -5,10 +5,20 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from services.notification.domain import Attempt, Garbled, Letter, News, Notification, Outcome, Verdict
+from services.notification.domain import (
+    Attempt,
+    DeadLetter,
+    Event,
+    Garbled,
+    Letter,
+    News,
+    Notification,
+    Outcome,
+    Verdict,
+)
 
 type Place = tuple[datetime, UUID]
-"""Where a page ends: creation time and id of its last notification."""
+"""Where a page ends: creation time and id of the last one on it."""
 
 
 class Inbox(Protocol):
@@ -22,7 +32,7 @@ class Inbox(Protocol):
         ...
 
     async def bury(self, garbled: Sequence[Garbled]) -> None:
-        """Keeps what cannot be understood as dead letters, for people to look at."""
+        """Keeps what cannot be understood as dead letters. A repeat changes nothing, also of one that was ended."""
         ...
 
 
@@ -40,7 +50,7 @@ class Outgoing(Protocol):
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Writes what became of them, but for those that somebody else has claimed meanwhile.
 
-        FAILED leaves a dead letter beside it; `in_doubt` counts a possible duplicate.
+        FAILED leaves an open dead letter beside it; `in_doubt` counts a possible duplicate.
         """
         ...
 
@@ -50,6 +60,33 @@ class History(Protocol):
 
     async def page(self, customer: str, most: int, after: Place | None) -> Sequence[Notification]:
         """The customer's notifications, the newest first, from behind `after`."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """What waits for a person. An end comes once: whoever asks for the same one again is told what was ended.
+
+    DeadLetterNotFound: there never was such a one, or it has come to the other end.
+    """
+
+    async def open_page(self, most: int, after: Place | None) -> Sequence[DeadLetter]:
+        """Those that wait, the newest first, from behind `after`."""
+        ...
+
+    async def event_of(self, id: UUID) -> Event | None:
+        """The event to be understood in this one, while it waits."""
+        ...
+
+    async def send_again(self, id: UUID) -> DeadLetter:
+        """Its mail is READY and due, with all patience before it. Raises DeadLetterNotFound."""
+        ...
+
+    async def hear_again(self, id: UUID, news: News, letter: Letter) -> DeadLetter:
+        """Its event is kept as Inbox.keep does. Raises DeadLetterNotFound, Unkeepable; then nothing has changed."""
+        ...
+
+    async def discard(self, id: UUID) -> DeadLetter:
+        """Nothing comes of it. Raises DeadLetterNotFound."""
         ...
 
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from uuid import UUID
 
 import asyncpg
 
 from services.chassis.database import Database, Record
 from services.notification.domain import (
     Attempt,
+    DeadLetter,
+    DeadLetterNotFound,
+    Event,
     Garbled,
     Kind,
     Letter,
@@ -19,13 +23,14 @@ from services.notification.domain import (
 )
 from services.notification.ports import Place
 
+_HEARD = "id, order_id, kind, version, customer, recipient, subject, body, html, event_type, event_id, traceparent"
+
 # Two unique keys stand for one fact (the id is made from order and kind), so no target is named.
-_KEEP = """
-insert into notifications
-  (id, order_id, kind, version, customer, recipient, subject, body, html, event_type, event_id, traceparent)
+_KEEP = f"""
+insert into notifications ({_HEARD})
 select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::text[], $10::text[], $11::text[], $12::text[])
-on conflict do nothing"""
+on conflict do nothing"""  # noqa: S608  our own columns
 
 _BURY = """
 insert into dead_letters (id, event_type, event_id, headers, payload, reason, attempts)
@@ -60,7 +65,7 @@ with due as (
     possible_duplicates = possible_duplicates + (state = 'SENDING')::int
   from due where this.id = due.id
   returning this.id, order_id, kind, recipient, subject, body, html, traceparent, create_time, this.state, attempts,
-    now() - first_attempt_time as tried_for
+    attempts - attempts_before_redrive as tries, now() - first_attempt_time as tried_for
 )
 select * from taken where state = 'SENDING'"""
 
@@ -80,7 +85,8 @@ with settled as (
 )
 insert into dead_letters (id, notification_id, order_id, event_type, event_id, reason, attempts)
 select id, id, order_id, event_type, event_id, last_error, attempts from settled where state = 'FAILED'
-on conflict (id) do update set reason = excluded.reason, attempts = excluded.attempts"""
+on conflict (id) do update set
+  state = 'OPEN', reason = excluded.reason, attempts = excluded.attempts, create_time = now()"""
 
 # One comparison with or without a place: a plan for any arguments makes a filter of "no place, or behind it", and reads
 # all that lies before the page.
@@ -93,13 +99,59 @@ where customer = $1
 order by create_time desc, id desc
 limit $2"""
 
+_SHOWN = "id, event_type, event_id, order_id, reason, attempts, create_time"
+
+OPEN_PAGE = f"""
+select {_SHOWN} from dead_letters
+where state = 'OPEN'
+  and (create_time, id) < (
+    coalesce($2, 'infinity'::timestamptz), coalesce($3, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+  )
+order by create_time desc, id desc
+limit $1"""  # noqa: S608  our own columns
+
+_EVENT_OF = """
+select event_type, event_id, headers, payload from dead_letters
+where id = $1 and state = 'OPEN' and notification_id is null"""
+
+# The mail of an open dead letter is FAILED. Both lock the dead letter first: of two at once, the second finds it ended.
+_SEND_AGAIN = f"""
+with redriven as (
+  update dead_letters set state = 'REDRIVEN' where id = $1 and state = 'OPEN' returning *
+), ready as (
+  update notifications this set
+    state = 'READY',
+    claimable_time = now(),
+    first_attempt_time = null,
+    attempts_before_redrive = this.attempts
+  from redriven where this.id = redriven.notification_id
+)
+select {_SHOWN} from redriven"""  # noqa: S608  our own columns
+
+_HEAR_AGAIN = f"""
+with redriven as (
+  update dead_letters set state = 'REDRIVEN', order_id = $3 where id = $1 and state = 'OPEN' returning *
+), heard as (
+  insert into notifications ({_HEARD})
+  select $2::uuid, $3::uuid, $4::text, $5::bigint, $6::text, $7::text, $8::text, $9::text, $10::text, $11::text,
+    $12::text, $13::text
+  from redriven
+  on conflict do nothing
+)
+select {_SHOWN} from redriven"""  # noqa: S608  our own columns
+
+_DISCARD = f"""
+update dead_letters set state = 'DISCARDED' where id = $1 and state = 'OPEN'
+returning {_SHOWN}"""  # noqa: S608  our own columns
+
+_ENDED = f"select {_SHOWN} from dead_letters where id = $1 and state = $2"  # noqa: S608  our own columns
 
 # What PostgreSQL says of a row that it will never take; a text can be too long for an index.
 _FAULTS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 
 class SqlNotifications:
-    """Implements Inbox, Outgoing and History."""
+    """Implements Inbox, Outgoing, History and DeadLetters."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -131,6 +183,33 @@ class SqlNotifications:
     async def page(self, customer: str, most: int, after: Place | None) -> Sequence[Notification]:
         rows = await self._database.fetch(PAGE, customer, most, *(after or (None, None)))
         return [_notification(row) for row in rows]
+
+    async def open_page(self, most: int, after: Place | None) -> Sequence[DeadLetter]:
+        rows = await self._database.fetch(OPEN_PAGE, most, *(after or (None, None)))
+        return [_dead_letter(row) for row in rows]
+
+    async def event_of(self, id: UUID) -> Event | None:
+        row = await self._database.fetchrow(_EVENT_OF, id)
+        return None if row is None else _event(row)
+
+    async def send_again(self, id: UUID) -> DeadLetter:
+        return await self._ended("REDRIVEN", _SEND_AGAIN, id)
+
+    async def hear_again(self, id: UUID, news: News, letter: Letter) -> DeadLetter:
+        try:
+            return await self._ended("REDRIVEN", _HEAR_AGAIN, id, *_row((news, letter)))
+        except _FAULTS as fault:
+            raise Unkeepable(str(fault)) from fault
+
+    async def discard(self, id: UUID) -> DeadLetter:
+        return await self._ended("DISCARDED", _DISCARD, id)
+
+    async def _ended(self, state: str, end: str, id: UUID, *more: object) -> DeadLetter:
+        """Ends what is open. Read in a statement of its own: the first one's snapshot shows nobody else's end."""
+        row = await self._database.fetchrow(end, id, *more) or await self._database.fetchrow(_ENDED, id, state)
+        if row is None:
+            raise DeadLetterNotFound(dead_letter=f"deadLetters/{id}")
+        return _dead_letter(row)
 
 
 def _row(kept: tuple[News, Letter]) -> tuple[object, ...]:
@@ -171,6 +250,7 @@ def _attempt(row: Record) -> Attempt:
         letter=Letter(row["subject"], row["body"], row["html"]),
         create_time=row["create_time"],
         number=row["attempts"],
+        tries=row["tries"],
         tried_for=row["tried_for"],
         traceparent=row["traceparent"],
     )
@@ -200,3 +280,21 @@ def _notification(row: Record) -> Notification:
         create_time=row["create_time"],
         send_time=row["send_time"],
     )
+
+
+def _dead_letter(row: Record) -> DeadLetter:
+    return DeadLetter(
+        id=row["id"],
+        event_type=row["event_type"],
+        event_id=row["event_id"],
+        order_id=row["order_id"],
+        reason=row["reason"],
+        attempts=row["attempts"],
+        create_time=row["create_time"],
+    )
+
+
+def _event(row: Record) -> Event:
+    """As it came; of its trace, what it brought."""
+    headers = row["headers"]
+    return Event(row["event_type"], row["event_id"], headers, row["payload"], headers.get("traceparent"))

@@ -1,10 +1,23 @@
-"""What the notification service does: hear, and show what was told. Sending is a job of the chassis' worker (mail)."""
+"""What the notification service does: hear, show what was told, and mend. Sending is a job of the worker (mail)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
-from services.notification.domain import Garbled, Letter, News, Notification, Unkeepable
-from services.notification.ports import History, Inbox, Place
+from services.notification.domain import (
+    DeadLetter,
+    Event,
+    EventGarbled,
+    Garbled,
+    Letter,
+    News,
+    Notification,
+    Unkeepable,
+)
+from services.notification.ports import DeadLetters, History, Inbox, Place
+
+_MOST_OF_A_REASON = 500
+"""Characters: refusals travel as metadata, of which gRPC takes 8 KB in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +59,17 @@ class Hearing:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Some notifications, and where the next page begins."""
+class Page[One: (Notification, DeadLetter)]:
+    """Some of many, and where the next page begins."""
 
-    notifications: Sequence[Notification]
+    shown: Sequence[One]
     next: Place | None
+
+    @classmethod
+    def of(cls, found: Sequence[One], size: int) -> "Page[One]":
+        """`found` is one more than the size, when there are so many: this tells whether this is the last page."""
+        shown = found[:size]
+        return cls(shown, (shown[-1].create_time, shown[-1].id) if len(found) > size else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +78,41 @@ class Showing:
 
     history: History
 
-    async def page(self, customer: str, size: int, after: Place | None) -> Page:
+    async def page(self, customer: str, size: int, after: Place | None) -> Page[Notification]:
         """The customer's own, the newest first."""
-        found = await self.history.page(customer, size + 1, after)
-        shown = found[:size]
-        return Page(shown, (shown[-1].create_time, shown[-1].id) if len(found) > size else None)
+        return Page.of(await self.history.page(customer, size + 1, after), size)
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """An operator with the dead letters in hand. All but the list raises DeadLetterNotFound."""
+
+    dead_letters: DeadLetters
+    understand: Callable[[Event], News | Garbled]
+    letter: Callable[[News], Letter]
+    mended: Callable[[], None]
+    """Told after there is something to send."""
+
+    async def page(self, size: int, after: Place | None) -> Page[DeadLetter]:
+        """Those that wait, the newest first."""
+        return Page.of(await self.dead_letters.open_page(size + 1, after), size)
+
+    async def redrive(self, id: UUID) -> DeadLetter:
+        """Another go, with what is known today. Raises EventGarbled."""
+        event = await self.dead_letters.event_of(id)
+        redriven = await (self.dead_letters.send_again(id) if event is None else self._hear_again(id, event))
+        self.mended()
+        return redriven
+
+    async def discard(self, id: UUID) -> DeadLetter:
+        """For good."""
+        return await self.dead_letters.discard(id)
+
+    async def _hear_again(self, id: UUID, event: Event) -> DeadLetter:
+        news = self.understand(event)
+        if isinstance(news, Garbled):
+            raise EventGarbled(dead_letter=f"deadLetters/{id}", why=news.reason[:_MOST_OF_A_REASON])
+        try:
+            return await self.dead_letters.hear_again(id, news, self.letter(news))
+        except Unkeepable as fault:
+            raise EventGarbled(dead_letter=f"deadLetters/{id}", why=str(fault)[:_MOST_OF_A_REASON]) from fault

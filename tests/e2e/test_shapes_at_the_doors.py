@@ -35,10 +35,10 @@ AN_ID: Values = ["mug", "a-9", f"a{'b' * 62}"], [
 ]  # fmt: skip
 A_PRODUCT = changed(AN_ID, "products/{}".format)
 ITS_STOCK = changed(A_PRODUCT, "{}/stock".format)
-AN_ORDER = (
-    [f"orders/{NOTHING}"],
-    ["", "mug", "orders/", f"orders/{NOTHING}0", f"orders/{NOTHING.replace('0', 'A')}", "orders/1"],
-)
+A_UUID: Values = [NOTHING], ["", f"{NOTHING}0", NOTHING.replace("0", "A"), "1"]
+AN_ORDER = changed(A_UUID, "orders/{}".format)
+AN_ORDER[1].extend(["", "mug"])
+A_DEAD_LETTER = changed(A_UUID, "deadLetters/{}".format)
 SEVERAL_PRODUCTS: Values = (
     [["products/abc"], ["products/abc"] * 100],
     [[], ["products/abc"] * 101, ["products/abc", "mug"]],
@@ -115,6 +115,10 @@ EDGES: Mapping[tuple[str, str], Values] = {
     ("ListOrders", "page_token"): ([], ["x" * 1001]),
     ("ListNotifications", "page_size"): A_PAGE_SIZE,
     ("ListNotifications", "page_token"): ([], ["x" * 1001]),
+    ("ListDeadLetters", "page_size"): A_PAGE_SIZE,
+    ("ListDeadLetters", "page_token"): ([], ["x" * 1001]),
+    ("RedriveDeadLetter", "name"): A_DEAD_LETTER,
+    ("DiscardDeadLetter", "name"): A_DEAD_LETTER,
 }
 """What keeps to the rule of a field, and what just misses it. `lines` are counted."""
 
@@ -129,7 +133,7 @@ WHOLE: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """Requests in which nothing is wrong; for others than these an empty one is enough."""
 
-WHO = {"customer": "ann", "catalog-manager": "carol", "inventory-manager": "carol"}
+WHO = {"customer": "ann", "catalog-manager": "carol", "inventory-manager": "carol", "operator": "oscar"}
 
 
 def put(message: Any, path: str, value: Any) -> None:

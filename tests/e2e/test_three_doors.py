@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from shop.product.v1 import product_pb2
 
 from tests.support.contract import Rpc, rpcs
+from tests.support.dead_letters import WHY
 from tests.support.door_fixtures import World, cart, line, new_product
 from tests.support.doors import Answer, Doors, ask, same_at_all
 from tests.support.shop_fixtures import Bearer
@@ -71,6 +72,8 @@ class Case:
 PRODUCT = {"product": "products/nothing"}
 ORDER = {"name": f"orders/{NOTHING}"}
 ITS_NAME = {"order": f"orders/{NOTHING}"}
+DEAD_LETTER = {"name": f"deadLetters/{NOTHING}"}
+NO_DEAD_LETTER = {"dead_letter": f"deadLetters/{NOTHING}"}
 
 # fmt: off
 REFUSED = [
@@ -140,9 +143,23 @@ REFUSED = [
          "PAGE_TOKEN_INVALID"),
     Case("a token of orders for mails", "ListNotifications", "ann", {"page_token": "{of_orders}"}, INVALID_ARGUMENT,
          "PAGE_TOKEN_INVALID"),
+    # what needs an operator
+    Case("nobody's dead letter", "RedriveDeadLetter", "oscar", DEAD_LETTER, NOT_FOUND, "DEAD_LETTER_NOT_FOUND",
+         NO_DEAD_LETTER),
+    Case("no dead letter to discard", "DiscardDeadLetter", "oscar", DEAD_LETTER, NOT_FOUND, "DEAD_LETTER_NOT_FOUND",
+         NO_DEAD_LETTER),
+    Case("a discarded one", "RedriveDeadLetter", "oscar", {"name": "{discarded}"}, NOT_FOUND, "DEAD_LETTER_NOT_FOUND",
+         {"dead_letter": "{discarded}"}),
+    Case("a redriven one", "DiscardDeadLetter", "oscar", {"name": "{redriven}"}, NOT_FOUND, "DEAD_LETTER_NOT_FOUND",
+         {"dead_letter": "{redriven}"}),
+    Case("an event that nobody understands", "RedriveDeadLetter", "oscar", {"name": "{dead}"}, FAILED_PRECONDITION,
+         "EVENT_GARBLED", {"dead_letter": "{dead}", "why": WHY}),
+    Case("a token of orders for dead letters", "ListDeadLetters", "oscar", {"page_token": "{of_orders}"},
+         INVALID_ARGUMENT, "PAGE_TOKEN_INVALID"),
     # what Envoy refuses by itself has no reason
     Case("no token", "ListOrders", None, {}, UNAUTHENTICATED, ""),
     Case("not a customer", "PlaceOrder", "carol", {}, PERMISSION_DENIED, ""),
+    Case("not an operator", "ListDeadLetters", "ann", {}, PERMISSION_DENIED, ""),
 ]
 # fmt: on
 
@@ -187,6 +204,9 @@ ANSWERED: list[tuple[str, str | None, Mapping[str, Any]]] = [
     ("ListOrders", "ann", {"page_size": 2}),
     ("CancelOrder", "ann", {"name": "{cancelled}", "etag": '"0"'}),
     ("ListNotifications", "ann", {"page_size": 2}),
+    ("ListDeadLetters", "oscar", {"page_size": 2}),
+    ("RedriveDeadLetter", "oscar", {"name": "{redriven}"}),
+    ("DiscardDeadLetter", "oscar", {"name": "{discarded}"}),
 ]
 """Reads, and changes that have happened already: asking once more changes nothing."""
 # fmt: on

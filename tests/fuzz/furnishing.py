@@ -1,6 +1,8 @@
-"""What the searches find in the shop: products, orders and reservations that no other test knows of."""
+"""What the searches find in the shop: products, orders, reservations and dead letters of their own."""
 
+import asyncio
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -11,6 +13,7 @@ from shop.product.v1 import product_pb2
 
 from tests.fuzz.calling import PAST_THE_EDGE, Outside, callers
 from tests.fuzz.contracts import RPCS, called_with
+from tests.support.dead_letters import bury
 
 
 def furnish(outside: Outside) -> None:
@@ -28,6 +31,8 @@ def furnish(outside: Outside) -> None:
         _done(outside, inventory_pb2.ReserveStockRequest(reservation_id=id, reservation=held, ttl=hour))
     _done(outside, inventory_pb2.ConfirmReservationsRequest(names=[f"reservations/{ids[0]}"]))
     _done(outside, inventory_pb2.ReleaseReservationRequest(name=f"reservations/{ids[1]}"))
+    with ThreadPoolExecutor() as thread:  # this one has the loop of other tests
+        thread.submit(asyncio.run, bury(outside.shop, *["OPEN"] * 20, "REDRIVEN", "DISCARDED")).result()
     for called in RPCS:
         if "page_size" in called.method.input_type.fields_by_name:
             _done(outside, called.request(page_size=1))

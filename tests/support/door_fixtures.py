@@ -18,6 +18,7 @@ from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
+from tests.support.dead_letters import bury
 from tests.support.doors import Doors, doors_of
 from tests.support.limits import no_limits
 from tests.support.shop import Shop
@@ -69,12 +70,14 @@ async def world(shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Sto
     (_, left), (_, right) = sorted([(thing, "EUR"), (dollar, "USD")])
     held = await stocked(1)
     await hold(shop, held)
+    dead, redriven, discarded = await bury(shop, "OPEN", "REDRIVEN", "DISCARDED")
     return World({
         "thing": thing, "bare": bare, "gone": gone, "edited": edited, "dollar": dollar, "held": held,
         "holding": held.removeprefix("products/"),
         "left": left, "right": right,
         "run": used, "used": used, "stocked": thing.removeprefix("products/"), "mug": f"products/mug-{used}",
         "order": placed[0].order.name, "ordered": request.request_id, "cancelled": cancelled.order.name,
+        "dead": dead, "redriven": redriven, "discarded": discarded,
         "of_products": products.next_page_token, "of_orders": newest.next_page_token,
     })  # fmt: skip
 

@@ -1,6 +1,6 @@
 """News to tell, and notifications kept in memory: the model that PostgreSQL is measured against."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -12,6 +12,8 @@ from shop.order.v1.order_pb2 import Order
 from services.money import Money
 from services.notification.domain import (
     Attempt,
+    DeadLetter,
+    DeadLetterNotFound,
     Event,
     Garbled,
     Kind,
@@ -116,6 +118,7 @@ class Row:
     claimable_time: datetime
     state: State = State.READY
     attempts: int = 0
+    attempts_before_redrive: int = 0
     first_attempt_time: datetime | None = None
     possible_duplicates: int = 0
     last_error: str | None = None
@@ -123,12 +126,25 @@ class Row:
 
 
 @dataclass(slots=True)
+class Grave:
+    letter: DeadLetter
+    event: Event | None
+    """None of a mail."""
+    state: str = "OPEN"
+
+
+@dataclass(slots=True)
 class MemoryNotifications:
-    """Implements Inbox, Outgoing and History, one call at a time."""
+    """Implements Inbox, Outgoing, History and DeadLetters, one call at a time."""
 
     rows: dict[UUID, Row] = field(default_factory=dict[UUID, Row])
-    dead: dict[UUID, str] = field(default_factory=dict[UUID, str])
-    """Reasons."""
+    dead: dict[UUID, Grave] = field(default_factory=dict[UUID, Grave])
+    latest: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why there are dead letters, in the order of the alphabet."""
+        return sorted(grave.letter.reason for grave in self.dead.values())
 
     async def keep(self, letters: Sequence[tuple[News, Letter]]) -> None:
         if any("\0" in news.customer for news, _ in letters):
@@ -139,13 +155,19 @@ class MemoryNotifications:
                 self.rows[news.notification_id] = Row(news, text, create_time=now, claimable_time=now)
 
     def _later(self) -> datetime:
-        """No two rows share a moment."""
-        moment = timedelta(microseconds=1)
-        return max([datetime.now(UTC), *(row.create_time + moment for row in self.rows.values())])
+        """No two share a moment."""
+        self.latest = max(datetime.now(UTC), self.latest + timedelta(microseconds=1))
+        return self.latest
 
     async def bury(self, garbled: Sequence[Garbled]) -> None:
         for one in garbled:
-            self.dead.setdefault(one.dead_letter_id, one.reason)
+            if one.dead_letter_id not in self.dead:
+                self._bury(one.dead_letter_id, one.event, None, one.reason, 1)
+                self.dead[one.dead_letter_id].event = one.event
+
+    def _bury(self, id: UUID, event: Event, order_id: UUID | None, reason: str, attempts: int) -> None:
+        dead = DeadLetter(id, event.type, event.id, order_id, reason, attempts, self._later())
+        self.dead[id] = Grave(dead, None)
 
     async def claim(self, most: int, lease: timedelta) -> Sequence[Attempt]:
         now = datetime.now(UTC)
@@ -178,6 +200,7 @@ class MemoryNotifications:
             letter=row.letter,
             create_time=row.create_time,
             number=row.attempts,
+            tries=row.attempts - row.attempts_before_redrive,
             tried_for=now - row.first_attempt_time,
             traceparent=row.news.event.traceparent,
         )
@@ -193,7 +216,8 @@ class MemoryNotifications:
             if row.state is State.SENT:
                 row.send_time = now
             if row.state is State.FAILED:
-                self.dead[verdict.attempt.notification_id] = verdict.error or ""
+                news = row.news
+                self._bury(news.notification_id, news.event, news.order_id, verdict.error or "", row.attempts)
 
     async def page(self, customer: str, most: int, after: Place | None) -> Sequence[Notification]:
         shown = sorted(
@@ -202,6 +226,49 @@ class MemoryNotifications:
             reverse=True,
         )
         return [one for one in shown if after is None or (one.create_time, one.id) < after][:most]
+
+    async def open_page(self, most: int, after: Place | None) -> Sequence[DeadLetter]:
+        waiting = sorted(
+            (grave.letter for grave in self.dead.values() if grave.state == "OPEN"),
+            key=lambda one: (one.create_time, one.id),
+            reverse=True,
+        )
+        return [one for one in waiting if after is None or (one.create_time, one.id) < after][:most]
+
+    async def event_of(self, id: UUID) -> Event | None:
+        grave = self.dead.get(id)
+        return grave.event if grave and grave.state == "OPEN" else None
+
+    async def send_again(self, id: UUID) -> DeadLetter:
+        def ready() -> None:
+            row = self.rows[id]
+            row.state, row.claimable_time, row.first_attempt_time = State.READY, datetime.now(UTC), None
+            row.attempts_before_redrive = row.attempts
+
+        return self._ended(id, "REDRIVEN", ready)
+
+    async def hear_again(self, id: UUID, news: News, letter: Letter) -> DeadLetter:
+        if "\0" in news.customer:
+            raise Unkeepable("a text with a NUL")
+
+        def hear() -> None:
+            now = self._later()
+            self.rows.setdefault(news.notification_id, Row(news, letter, create_time=now, claimable_time=now))
+            self.dead[id].letter = replace(self.dead[id].letter, order_id=news.order_id)
+
+        return self._ended(id, "REDRIVEN", hear)
+
+    async def discard(self, id: UUID) -> DeadLetter:
+        return self._ended(id, "DISCARDED", lambda: None)
+
+    def _ended(self, id: UUID, state: str, end: Callable[[], None]) -> DeadLetter:
+        grave = self.dead.get(id)
+        if grave is None or grave.state not in {"OPEN", state}:
+            raise DeadLetterNotFound(dead_letter=f"deadLetters/{id}")
+        if grave.state == "OPEN":
+            grave.state = state
+            end()
+        return grave.letter
 
 
 def _open(row: Row) -> bool:

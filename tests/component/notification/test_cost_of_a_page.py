@@ -1,11 +1,11 @@
-"""What a page of many notifications costs, by PostgreSQL's own account: page 890 is as cheap as the first."""
+"""What a page of many costs, by PostgreSQL's own account: page 890 is as cheap as the first."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from services.chassis.database import Database
-from services.notification.store import PAGE, SqlNotifications
+from services.notification.store import OPEN_PAGE, PAGE, SqlNotifications
 from tests.support.plans import Step, plan
 from tests.support.postgres import Postgres
 
@@ -17,12 +17,19 @@ select gen_random_uuid(), gen_random_uuid(), 'ORDER_PLACED', 1, case n % 10 when
   'ann@example.com', 'Your order', 'Hello', 'shop.order.v1.OrderPlaced', n, 'SENT', now() - n / 3 * interval '1 second'
 from generate_series(1, $1::int) as n"""
 
+BURY = """
+insert into dead_letters (id, event_type, event_id, reason, attempts, state, create_time)
+select gen_random_uuid(), 'shop.order.v1.OrderPlaced', n, '550 no', 1,
+  case n % 10 when 0 then 'OPEN' else 'REDRIVEN' end, now() - n / 3 * interval '1 second'
+from generate_series(1, $1::int) as n"""
+
 
 @pytest.fixture(scope="module")
 async def large(postgres: Postgres) -> AsyncIterator[Database]:
     async with postgres.database("services.notification") as database:
         await database.execute(FILL, ROWS)
-        await database.execute("vacuum analyze notifications")
+        await database.execute(BURY, ROWS)
+        await database.execute("vacuum analyze")
         yield database
 
 
@@ -36,4 +43,19 @@ async def test_a_page_reads_what_it_returns_wherever_it_lies(large: Database, be
 
     assert [step.kind for step in steps] == ["Limit", "Index Scan"]
     assert steps[-1] == Step("Index Scan", index="history", rows=SIZE + 1, filtered=0, blocks=steps[-1].blocks)
+    assert steps[-1].blocks < 2 * SIZE
+
+
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("behind", [0, 90 * SIZE])
+async def test_a_page_of_dead_letters_reads_none_that_has_left_the_list(
+    large: Database, behind: int, plans: str
+) -> None:
+    shown = await SqlNotifications(large).open_page(behind, None)
+    after = (shown[-1].create_time, shown[-1].id) if shown else (None, None)
+
+    steps = await plan(large, OPEN_PAGE, SIZE + 1, *after, plans=plans)
+
+    assert [step.kind for step in steps] == ["Limit", "Index Scan"]
+    assert steps[-1] == Step("Index Scan", "open_dead_letters", rows=SIZE + 1, filtered=0, blocks=steps[-1].blocks)
     assert steps[-1].blocks < 2 * SIZE

@@ -17,9 +17,10 @@ from services.chassis.database import Database
 from services.chassis.messages import encode_page_token
 from services.notification.api import NotificationApi
 from services.notification.domain import State, Verdict
+from services.notification.events import understand
 from services.notification.letters import letter
 from services.notification.store import SqlNotifications
-from services.notification.use_cases import Showing
+from services.notification.use_cases import Mending, Showing
 from tests.support.issuer import Issuer
 from tests.support.notification import keep, placed, rejected
 from tests.support.refused import Refused, outcome
@@ -30,7 +31,9 @@ from tests.support.serving import Metadata, bearing, serving
 async def stub(
     database: Database, issuer: Issuer, config: NotificationConfig
 ) -> AsyncIterator[NotificationServiceStub]:
-    api = NotificationApi(Showing(SqlNotifications(database)), lambda: config)
+    notifications = SqlNotifications(database)
+    mending = Mending(notifications, understand, letter, mended=lambda: None)
+    api = NotificationApi(Showing(notifications), mending, lambda: config)
     async with serving(add_NotificationServiceServicer_to_server, api, issuer) as channel:
         yield NotificationServiceStub(channel)
 

@@ -32,6 +32,7 @@ def attempt(news: News) -> Attempt:
         letter=letter(news),
         create_time=datetime(2026, 11, 24, 16, 20, 5, tzinfo=UTC),
         number=1,
+        tries=1,
         tried_for=timedelta(),
         traceparent=None,
     )

@@ -35,7 +35,7 @@ async def test_what_cannot_be_understood_or_kept_becomes_a_dead_letter_and_spoil
     await Hearing(kept, letter, bell.ring).take([garbled, before, unkeepable, after])
 
     assert set(kept.rows) == {before.notification_id, after.notification_id}
-    assert sorted(kept.dead.values()) == ["a text with a NUL", "no protobuf"]
+    assert kept.reasons == ["a text with a NUL", "no protobuf"]
     assert bell.rung
 
 
@@ -58,7 +58,7 @@ async def test_customers_page_through_their_own_newest_first() -> None:
     second = await showing.page("ann", 2, first.next)
     third = await showing.page("ann", 2, second.next)
 
-    seen = [*first.notifications, *second.notifications, *third.notifications]
+    seen = [*first.shown, *second.shown, *third.shown]
     assert [one.order_id for one in seen] == [news.order_id for news in reversed(anns)]
     assert third.next is None
 
@@ -69,5 +69,5 @@ async def test_a_full_last_page_leads_nowhere() -> None:
 
     page = await Showing(kept).page("ann", 2, None)
 
-    assert len(page.notifications) == 2
+    assert len(page.shown) == 2
     assert page.next is None

@@ -23,6 +23,7 @@ ATTEMPT = Attempt(
     letter=letter(NEWS),
     create_time=datetime(2026, 11, 24, tzinfo=UTC),
     number=1,
+    tries=1,
     tried_for=timedelta(),
     traceparent=None,
 )

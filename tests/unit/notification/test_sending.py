@@ -33,11 +33,12 @@ FIRST = Attempt(
     letter=letter(NEWS),
     create_time=datetime(2026, 11, 24, tzinfo=UTC),
     number=1,
+    tries=1,
     tried_for=timedelta(),
     traceparent=None,
 )
-THIRD = replace(FIRST, number=3, tried_for=timedelta(seconds=4))
-LAST = replace(FIRST, number=150, tried_for=timedelta(hours=24))
+THIRD = replace(FIRST, number=8, tries=3, tried_for=timedelta(seconds=4))
+LAST = replace(FIRST, number=150, tries=150, tried_for=timedelta(hours=24))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mesh.v1 import auth_pb2 as mesh_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shop/notification/v1/notification.proto\x12\x14shop.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12mesh/v1/auth.proto\"\xba\x05\n\x0cNotification\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05order\x18\x02 \x01(\tB\x1b\xe2\x41\x01\x03\xfa\x41\x14\n\x12shopmesh.dev/Order\x12;\n\x04kind\x18\x03 \x01(\x0e\x32\'.shop.notification.v1.Notification.KindB\x04\xe2\x41\x01\x03\x12\x17\n\trecipient\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07subject\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12=\n\x05state\x18\x06 \x01(\x0e\x32(.shop.notification.v1.Notification.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tsend_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KIND_ORDER_PLACED\x10\x01\x12\x17\n\x13KIND_ORDER_REJECTED\x10\x02\x12\x18\n\x14KIND_ORDER_CANCELLED\x10\x03\"z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x11\n\rSTATE_SENDING\x10\x02\x12\x0e\n\nSTATE_SENT\x10\x03\x12\x14\n\x10STATE_SUPERSEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05:n\xea\x41k\n\x19shopmesh.dev/Notification\x12\x31\x63ustomers/{customer}/notifications/{notification}*\rnotifications2\x0cnotification\"T\n\x18ListNotificationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"o\n\x19ListNotificationsResponse\x12\x39\n\rnotifications\x18\x01 \x03(\x0b\x32\".shop.notification.v1.Notification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb8\x01\n\x13NotificationService\x12\xa0\x01\n\x11ListNotifications\x12..shop.notification.v1.ListNotificationsRequest\x1a/.shop.notification.v1.ListNotificationsResponse\"*\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notificationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'shop/notification/v1/notification.proto\x12\x14shop.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12mesh/v1/auth.proto\"\xba\x05\n\x0cNotification\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x05order\x18\x02 \x01(\tB\x1b\xe2\x41\x01\x03\xfa\x41\x14\n\x12shopmesh.dev/Order\x12;\n\x04kind\x18\x03 \x01(\x0e\x32\'.shop.notification.v1.Notification.KindB\x04\xe2\x41\x01\x03\x12\x17\n\trecipient\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07subject\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12=\n\x05state\x18\x06 \x01(\x0e\x32(.shop.notification.v1.Notification.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tsend_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KIND_ORDER_PLACED\x10\x01\x12\x17\n\x13KIND_ORDER_REJECTED\x10\x02\x12\x18\n\x14KIND_ORDER_CANCELLED\x10\x03\"z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x11\n\rSTATE_SENDING\x10\x02\x12\x0e\n\nSTATE_SENT\x10\x03\x12\x14\n\x10STATE_SUPERSEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05:n\xea\x41k\n\x19shopmesh.dev/Notification\x12\x31\x63ustomers/{customer}/notifications/{notification}*\rnotifications2\x0cnotification\"T\n\x18ListNotificationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"o\n\x19ListNotificationsResponse\x12\x39\n\rnotifications\x18\x01 \x03(\x0b\x32\".shop.notification.v1.Notification\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb5\x02\n\nDeadLetter\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x18\n\nevent_type\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x65vent_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12*\n\x05order\x18\x04 \x01(\tB\x1b\xe2\x41\x01\x03\xfa\x41\x14\n\x12shopmesh.dev/Order\x12\x14\n\x06reason\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61ttempts\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03:P\xea\x41M\n\x17shopmesh.dev/DeadLetter\x12\x19\x64\x65\x61\x64Letters/{dead_letter}*\x0b\x64\x65\x61\x64Letters2\ndeadLetter\"R\n\x16ListDeadLettersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\"j\n\x17ListDeadLettersResponse\x12\x36\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32 .shop.notification.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x01\n\x18RedriveDeadLetterRequest\x12\x7f\n\x04name\x18\x01 \x01(\tBq\xe2\x41\x01\x02\xfa\x41\x19\n\x17shopmesh.dev/DeadLetter\xbaHNrL2J^deadLetters/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"R\n\x19RedriveDeadLetterResponse\x12\x35\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32 .shop.notification.v1.DeadLetter\"\x9b\x01\n\x18\x44iscardDeadLetterRequest\x12\x7f\n\x04name\x18\x01 \x01(\tBq\xe2\x41\x01\x02\xfa\x41\x19\n\x17shopmesh.dev/DeadLetter\xbaHNrL2J^deadLetters/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$\"R\n\x19\x44iscardDeadLetterResponse\x12\x35\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32 .shop.notification.v1.DeadLetter2\xbd\x05\n\x13NotificationService\x12\xa0\x01\n\x11ListNotifications\x12..shop.notification.v1.ListNotificationsRequest\x1a/.shop.notification.v1.ListNotificationsResponse\"*\x90\x02\x01\xd2\xb5\x18\n\x12\x08\x63ustomer\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notifications\x12\x98\x01\n\x0fListDeadLetters\x12,.shop.notification.v1.ListDeadLettersRequest\x1a-.shop.notification.v1.ListDeadLettersResponse\"(\x90\x02\x01\xd2\xb5\x18\n\x12\x08operator\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/deadLetters\x12\xb2\x01\n\x11RedriveDeadLetter\x12..shop.notification.v1.RedriveDeadLetterRequest\x1a/.shop.notification.v1.RedriveDeadLetterResponse\"<\x90\x02\x02\xd2\xb5\x18\n\x12\x08operator\x82\xd3\xe4\x93\x02%\" /v1/{name=deadLetters/*}:redrive:\x01*\x12\xb2\x01\n\x11\x44iscardDeadLetter\x12..shop.notification.v1.DiscardDeadLetterRequest\x1a/.shop.notification.v1.DiscardDeadLetterResponse\"<\x90\x02\x02\xd2\xb5\x18\n\x12\x08operator\x82\xd3\xe4\x93\x02%\" /v1/{name=deadLetters/*}:discard:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,8 +59,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_DEADLETTER'].fields_by_name['name']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_DEADLETTER'].fields_by_name['event_type']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['event_type']._serialized_options = b'\342A\001\003'
+  _globals['_DEADLETTER'].fields_by_name['event_id']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['event_id']._serialized_options = b'\342A\001\003'
+  _globals['_DEADLETTER'].fields_by_name['order']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['order']._serialized_options = b'\342A\001\003\372A\024\n\022shopmesh.dev/Order'
+  _globals['_DEADLETTER'].fields_by_name['reason']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['reason']._serialized_options = b'\342A\001\003'
+  _globals['_DEADLETTER'].fields_by_name['attempts']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['attempts']._serialized_options = b'\342A\001\003'
+  _globals['_DEADLETTER'].fields_by_name['create_time']._loaded_options = None
+  _globals['_DEADLETTER'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_DEADLETTER']._loaded_options = None
+  _globals['_DEADLETTER']._serialized_options = b'\352AM\n\027shopmesh.dev/DeadLetter\022\031deadLetters/{dead_letter}*\013deadLetters2\ndeadLetter'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTDEADLETTERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_REDRIVEDEADLETTERREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REDRIVEDEADLETTERREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\031\n\027shopmesh.dev/DeadLetter\272HNrL2J^deadLetters/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+  _globals['_DISCARDDEADLETTERREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DISCARDDEADLETTERREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\031\n\027shopmesh.dev/DeadLetter\272HNrL2J^deadLetters/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._loaded_options = None
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._serialized_options = b'\220\002\001\322\265\030\n\022\010customer\202\323\344\223\002\023\022\021/v1/notifications'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\220\002\001\322\265\030\n\022\010operator\202\323\344\223\002\021\022\017/v1/deadLetters'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['RedriveDeadLetter']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['RedriveDeadLetter']._serialized_options = b'\220\002\002\322\265\030\n\022\010operator\202\323\344\223\002%\" /v1/{name=deadLetters/*}:redrive:\001*'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['DiscardDeadLetter']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['DiscardDeadLetter']._serialized_options = b'\220\002\002\322\265\030\n\022\010operator\202\323\344\223\002%\" /v1/{name=deadLetters/*}:discard:\001*'
   _globals['_NOTIFICATION']._serialized_start=238
   _globals['_NOTIFICATION']._serialized_end=936
   _globals['_NOTIFICATION_KIND']._serialized_start=598
@@ -71,6 +101,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=1022
   _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=1024
   _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=1135
-  _globals['_NOTIFICATIONSERVICE']._serialized_start=1138
-  _globals['_NOTIFICATIONSERVICE']._serialized_end=1322
+  _globals['_DEADLETTER']._serialized_start=1138
+  _globals['_DEADLETTER']._serialized_end=1447
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1449
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1531
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1533
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1639
+  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_start=1642
+  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_end=1797
+  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_start=1799
+  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_end=1881
+  _globals['_DISCARDDEADLETTERREQUEST']._serialized_start=1884
+  _globals['_DISCARDDEADLETTERREQUEST']._serialized_end=2039
+  _globals['_DISCARDDEADLETTERRESPONSE']._serialized_start=2041
+  _globals['_DISCARDDEADLETTERRESPONSE']._serialized_end=2123
+  _globals['_NOTIFICATIONSERVICE']._serialized_start=2126
+  _globals['_NOTIFICATIONSERVICE']._serialized_end=2827
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,21 @@ class NotificationServiceStub:
                 request_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListNotificationsRequest.SerializeToString,
                 response_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListNotificationsResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/shop.notification.v1.NotificationService/ListDeadLetters',
+                request_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RedriveDeadLetter = channel.unary_unary(
+                '/shop.notification.v1.NotificationService/RedriveDeadLetter',
+                request_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.RedriveDeadLetterRequest.SerializeToString,
+                response_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.RedriveDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetter = channel.unary_unary(
+                '/shop.notification.v1.NotificationService/DiscardDeadLetter',
+                request_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.DiscardDeadLetterRequest.SerializeToString,
+                response_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.DiscardDeadLetterResponse.FromString,
+                _registered_method=True)
 
 
 class NotificationServiceServicer:
@@ -53,6 +68,34 @@ class NotificationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """Lists what waits for a person, the newest first, page by page: mails that were given up and events that could not
+        be understood. Refuses with INVALID_ARGUMENT/PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveDeadLetter(self, request, context):
+        """Has another go at a dead letter whose cause was mended, and takes it off the list. A mail is tried as if for the
+        first time, unless a newer one about its order was sent; an event is read again, and its customer told what nobody
+        has told them yet. One that was redriven before is the answer; should its mail be given up again, it is back on the
+        list. Refuses with NOT_FOUND/DEAD_LETTER_NOT_FOUND (metadata: dead_letter), also for one that was discarded, and
+        FAILED_PRECONDITION/EVENT_GARBLED (metadata: dead_letter, why) when its event cannot be understood even now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetter(self, request, context):
+        """Takes a dead letter off the list for good: its mail is never sent, its event not heard, also when it comes again.
+        One that was discarded before is the answer. Refuses with NOT_FOUND/DEAD_LETTER_NOT_FOUND (metadata: dead_letter),
+        also for one that was redriven.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NotificationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +103,21 @@ def add_NotificationServiceServicer_to_server(servicer, server):
                     servicer.ListNotifications,
                     request_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListNotificationsRequest.FromString,
                     response_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListNotificationsResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RedriveDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveDeadLetter,
+                    request_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.RedriveDeadLetterRequest.FromString,
+                    response_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.RedriveDeadLetterResponse.SerializeToString,
+            ),
+            'DiscardDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetter,
+                    request_deserializer=shop_dot_notification_dot_v1_dot_notification__pb2.DiscardDeadLetterRequest.FromString,
+                    response_serializer=shop_dot_notification_dot_v1_dot_notification__pb2.DiscardDeadLetterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +148,87 @@ class NotificationService:
             '/shop.notification.v1.NotificationService/ListNotifications',
             shop_dot_notification_dot_v1_dot_notification__pb2.ListNotificationsRequest.SerializeToString,
             shop_dot_notification_dot_v1_dot_notification__pb2.ListNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.notification.v1.NotificationService/ListDeadLetters',
+            shop_dot_notification_dot_v1_dot_notification__pb2.ListDeadLettersRequest.SerializeToString,
+            shop_dot_notification_dot_v1_dot_notification__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.notification.v1.NotificationService/RedriveDeadLetter',
+            shop_dot_notification_dot_v1_dot_notification__pb2.RedriveDeadLetterRequest.SerializeToString,
+            shop_dot_notification_dot_v1_dot_notification__pb2.RedriveDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shop.notification.v1.NotificationService/DiscardDeadLetter',
+            shop_dot_notification_dot_v1_dot_notification__pb2.DiscardDeadLetterRequest.SerializeToString,
+            shop_dot_notification_dot_v1_dot_notification__pb2.DiscardDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,
