@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from services.cli.canary import canary
+from services.cli.deadletters import deadletters
 from services.cli.documents import group
 from services.cli.options import with_state
 from services.cli.process import CannotStart
@@ -296,7 +297,7 @@ def explain(state: Path, caller: str, service: str) -> None:
     explain(StateFolder(state.absolute()), caller, service)
 
 
-for command in (scale, drain, restart, canary):
+for command in (scale, drain, restart, canary, deadletters):
     main.add_command(command)
 
 

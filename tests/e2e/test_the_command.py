@@ -3,6 +3,7 @@
 import json
 import re
 
+from tests.support.dead_letters import bury
 from tests.support.shop import Shop
 from tests.support.waiting import eventually
 
@@ -44,3 +45,18 @@ async def test_every_command_explains_itself(shop: Shop) -> None:
     assert {"up", "down", "status", "logs", "token", "order", "demo"} <= set(commands)
     for command in commands:
         assert len(shop.command(command, "--help")) > 100
+
+
+async def test_dead_letters_are_listed_shown_and_ended_over_the_edge(shop: Shop) -> None:
+    garbled, unwanted = await bury(shop, "OPEN", "OPEN")
+
+    assert {garbled, unwanted} <= {row["name"] for row in json.loads(shop.command("deadletters", "list", "--json"))}
+    shop.command("deadletters", "redrive", garbled, check=False)
+    shop.command("deadletters", "discard", unwanted, "--yes")
+
+    listed = shop.command("deadletters", "list")
+    assert garbled in listed
+    assert unwanted not in listed
+    for name, state in ((garbled, "OPEN"), (unwanted, "DISCARDED")):
+        told = json.loads(shop.command("deadletters", "show", name, "--json"))
+        assert (told["name"], told["state"], told["payload"]) == (name, state, {})

@@ -60,6 +60,8 @@ class Issuer:
     away: bool = False
     key_requests: int = 0
     token_requests: int = 0
+    roles: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """Of people, who get tokens for any password."""
     last_form: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Of the last token request."""
 
@@ -129,7 +131,8 @@ class _Pages(BaseHTTPRequestHandler):
         self._issuer.token_requests += 1
         self._issuer.last_form = form
         client = form["client_id"][0]
-        token = self._issuer.token(f"service-account-{client}", client=client)
+        user, *_ = form.get("username", [f"service-account-{client}"])
+        token = self._issuer.token(user, self._issuer.roles.get(user, ()), client)
         self._answer({"access_token": token, "expires_in": self._issuer.lifespan_s, "token_type": "Bearer"})
 
     @property
