@@ -57,13 +57,6 @@ def order_uuid(text: str) -> UUID:
         ) from None
 
 
-def urls(port: int) -> dict[str, str]:
-    """Of the databases that know orders, by service, for the role `audit`."""
-    return {
-        service: f"postgresql://audit@{HOST}:{port}/{service}" for service in ("order", "inventory", "notification")
-    }
-
-
 class Databases:
     """Read-only connections to the three databases that know orders: `async with Databases(port) as databases`."""
 
@@ -72,7 +65,8 @@ class Databases:
         self._connections: dict[str, asyncpg.Connection[asyncpg.Record]] = {}
 
     async def __aenter__(self) -> Self:
-        for service, url in urls(self._port).items():
+        for service in ("order", "inventory", "notification"):
+            url = f"postgresql://audit@{HOST}:{self._port}/{service}"
             try:
                 self._connections[service] = await asyncpg.connect(url, timeout=5)
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:

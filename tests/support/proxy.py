@@ -1,4 +1,4 @@
-"""A wire that can be cut."""
+"""A wire that can be cut, and held at a word that goes over it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,22 +17,58 @@ class Proxy:
         self.passes = asyncio.Event()
         """Cleared, it is a network that hangs: connections are taken, and what is sent arrives when it passes again."""
         self.passes.set()
+        self.held = asyncio.Event()
+        """Set when the word came by that `hold_at` or `hold_after` waits for."""
         self._target = target
+        self._word, self._delivers_it = b"", False
+        self._ends = set[asyncio.StreamWriter]()
+
+    def hold_at(self, word: bytes) -> None:
+        """When the client next says this, nothing passes from there on, not even that."""
+        self._word, self._delivers_it = word, False
+
+    def hold_after(self, word: bytes) -> None:
+        """When the client next says this, that arrives, and nothing passes from there on: the answer neither."""
+        self._word, self._delivers_it = word, True
+
+    def let_go(self) -> None:
+        """What was held arrives, and nothing is waited for any more."""
+        self._word = b""
+        self.held.clear()
+        self.passes.set()
+
+    def cut(self) -> None:
+        """Ends all connections, at both ends; what was held never arrives."""
+        for end in self._ends:
+            end.transport.abort()
+        self.let_go()
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
+        self._ends |= {writer, there_writer}
         try:
             async with asyncio.TaskGroup() as both:
                 asked = both.create_task(self._pump(reader, there_writer))
                 both.create_task(self._answers(there_reader, writer)).add_done_callback(lambda _: asked.cancel())
         finally:
+            self._ends -= {writer, there_writer}
             writer.close()
             there_writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                await self.passes.wait()
+                delivered = False
+                if self._word and self._word in data:
+                    self._word, delivered = b"", self._delivers_it
+                    self.passes.clear()
+                    self.held.set()
+                if not delivered:
+                    await self.passes.wait()
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()
