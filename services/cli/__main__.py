@@ -241,6 +241,45 @@ def resend(state: Path, order: str | None, since: str | None) -> None:
 
 @main.command()
 @with_state
+@click.option("--json", "as_json", is_flag=True, help="What docs/operating.md describes.")
+@click.option("--since", metavar="TIME", help="Orders since 2026-03-01T12:00:00Z, or of the last 2h. Default: 24h.")
+@click.option("--all", "everything", is_flag=True, help="All orders there ever were.")
+@click.option("--deep", is_flag=True, help="Also what the events say: in the rows, and in the stream.")
+def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep: bool) -> None:
+    """Compare orders, stock, events and mails, and name each difference with its mend.
+
+    Orders and their history, reservations, ledger and counters, events and the stream, notifications and dead letters
+    must agree. Only reads, a little at a time, while everything runs. What is on its way is no difference: whatever
+    differs is looked at twice, a few seconds apart, and what the workers may still do within a minute is left to them.
+    What is under way counts however old it is, and stock is always counted whole.
+
+    Exit code 0: no difference; 1: there are some; 2: it could not look everywhere. docs/operating.md tells what each
+    difference means.
+    """
+    from datetime import UTC, datetime
+
+    from services.cli import times
+    from services.cli.audit import look
+    from services.cli.audit_page import as_document, page
+    from services.cli.order_trail import urls
+    from services.cli.settings import HOST
+
+    if everything and since:
+        raise click.UsageError("say one of the two: --since TIME, or --all")
+    try:
+        ports = StateFolder(state.absolute()).ports()
+        begin = None if everything else times.since(since or "24h", datetime.now(UTC))
+        nats = f"nats://{HOST}:{ports['nats']}"
+        report = asyncio.run(look(urls(ports["postgres"]), nats, since=begin, deep=deep))
+    except CannotStart as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    click.echo(json.dumps(as_document(report), indent=1) if as_json else page(report))
+    sys.exit(report.exit_code)
+
+
+@main.command()
+@with_state
 def demo(state: Path) -> None:
     """Place one order as ann and tell what happens, with times.
 

@@ -57,6 +57,13 @@ def order_uuid(text: str) -> UUID:
         ) from None
 
 
+def urls(port: int) -> dict[str, str]:
+    """Of the databases that know orders, by service, for the role `audit`."""
+    return {
+        service: f"postgresql://audit@{HOST}:{port}/{service}" for service in ("order", "inventory", "notification")
+    }
+
+
 class Databases:
     """Read-only connections to the three databases that know orders: `async with Databases(port) as databases`."""
 
@@ -65,8 +72,7 @@ class Databases:
         self._connections: dict[str, asyncpg.Connection[asyncpg.Record]] = {}
 
     async def __aenter__(self) -> Self:
-        for service in ("order", "inventory", "notification"):
-            url = f"postgresql://audit@{HOST}:{self._port}/{service}"
+        for service, url in urls(self._port).items():
             try:
                 self._connections[service] = await asyncpg.connect(url, timeout=5)
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:

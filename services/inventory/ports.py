@@ -62,6 +62,7 @@ class Stocks(Protocol):
         """Adds `delta` pieces, once per (caller, request_id), and returns the stock as it is now.
 
         The first pieces create the stock. Raises StockBelowReserved, and RequestIdReused when the request_id made
-        another adjustment; a refused adjustment does not use up its request_id.
+        another adjustment; a refused adjustment does not use up its request_id. When the outcome of a commit is
+        unknown, asks the key once more by repeating it; raises Unavailable when it could not be told.
         """
         ...

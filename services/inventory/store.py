@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.chassis.database import Connection, Database, Record
+from services.chassis.database import Connection, Database, OutcomeUnknown, Record
 from services.inventory.domain import (
     Lines,
     Reservation,
@@ -212,6 +212,13 @@ class SqlStocks:
         return [_stock(row) for row in rows]
 
     async def adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:
+        try:
+            return await self._adjust(product, delta, caller, request_id)
+        except OutcomeUnknown:
+            # The request's key waits for a first try that is still committing, then tells.
+            return await self._adjust(product, delta, caller, request_id)
+
+    async def _adjust(self, product: str, delta: int, caller: str, request_id: str) -> Stock:
         async with self._database.transaction() as connection:
             # Locks the request_id: a repeat waits here until the first one has ended.
             if not await connection.fetchval(REMEMBER, caller, request_id, product, delta):

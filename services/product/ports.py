@@ -24,7 +24,8 @@ class Catalog(Protocol):
     async def add(self, id: str, description: Description, caller: str, request_id: str) -> Product:
         """Adds a product once per (caller, request_id), and returns it as it is now.
 
-        Raises ProductExists, and RequestIdReused when the request_id added another product.
+        Raises ProductExists, and RequestIdReused when the request_id added another product. When the outcome of a
+        commit is unknown, asks the key once more by repeating it; raises Unavailable when it could not be told.
         """
         ...
 

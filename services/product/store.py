@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from services.chassis.database import Database, Record
+from services.chassis.database import Database, OutcomeUnknown, Record
 from services.money import Money
 from services.product.domain import Description, Listing, Place, Product, ProductExists, ProductNotFound, Sort
 from services.refusals import RequestIdReused
@@ -60,6 +60,13 @@ class SqlCatalog:
         return [_product(row) for row in await self._database.fetch(statement, *arguments)]
 
     async def add(self, id: str, description: Description, caller: str, request_id: str) -> Product:
+        try:
+            return await self._add(id, description, caller, request_id)
+        except OutcomeUnknown:
+            # The request's key waits for a first try that is still committing, then tells.
+            return await self._add(id, description, caller, request_id)
+
+    async def _add(self, id: str, description: Description, caller: str, request_id: str) -> Product:
         fingerprint = description.fingerprint(id)
         row = await self._database.fetchrow(ADD, id, *_columns(description), caller, request_id, fingerprint)
         if row is None:

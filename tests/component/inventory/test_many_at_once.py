@@ -19,6 +19,8 @@ from services.chassis.database import Connection, Database
 from services.inventory.domain import Lines, OutOfStock, Reservation, State, Stock
 from services.refusals import Refusal
 from tests.component.inventory.conftest import Keeper
+from tests.support.postgres import Postgres
+from tests.support.proxy import proxy_to
 from tests.support.waiting import DEADLINE_S, eventually
 
 TTL = timedelta(minutes=10)
@@ -342,3 +344,26 @@ def told(result: Reservation | Refusal) -> object:
     if isinstance(result, Refusal):
         return result.reason, result.facts
     return result.id, result.state, result.lines
+
+
+# --- The key of an adjustment settles what the wire left open. ---
+
+
+async def test_an_adjustment_whose_commit_was_not_answered_is_found_by_the_key_of_its_request(
+    postgres: Postgres, in_sql: Keeper
+) -> None:
+    assert in_sql.database
+    async with proxy_to(postgres.port) as proxy:
+        far = await Database.connect(in_sql.database._url.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        try:
+            stocks = Keeper.in_sql(far).stocks
+            proxy.word_to_lose = b"COMMIT"
+
+            adjusted = await stocks.adjust("mug", 5, "carol", "r1")
+        finally:
+            await far.close()
+
+    assert not proxy.word_to_lose, "the answer to the commit was lost"
+    assert adjusted == Stock("mug", on_hand=5, reserved=0, version=1)
+    assert await in_sql.counted("mug") == (5, 0)
+    await in_sql.require_consistent()

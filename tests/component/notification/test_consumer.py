@@ -1,12 +1,13 @@
 """From the stream into the table: a real NATS, a real database, and either of them away for a while."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import nats
 import pytest
+from nats.js.api import ConsumerInfo
 
 from services.chassis.bus import Bus, BusUnavailable, Message
 from services.chassis.database import Database
@@ -71,18 +72,25 @@ async def kept(database: Database, number: int) -> list[asyncpg.Record]:
     return await eventually(look, f"{number} notifications")
 
 
-async def all_acknowledged(server: NatsServer) -> None:
-    """Nothing is left that would come again."""
+@asynccontextmanager
+async def consumer(server: NatsServer) -> AsyncIterator[Callable[[], Awaitable[ConsumerInfo]]]:
+    """Asks what JetStream knows of the consumer."""
     client = await nats.connect(server.url)
-
-    async def look() -> bool:
-        info = await client.jetstream().consumer_info(STREAM, CONSUMER)
-        return bool(info.num_pending == 0 and info.num_ack_pending == 0)
-
     try:
-        await eventually(look, "all is acknowledged")
+        yield lambda: client.jetstream().consumer_info(STREAM, CONSUMER)
     finally:
         await client.close()
+
+
+async def all_acknowledged(server: NatsServer) -> None:
+    """Nothing is left that would come again."""
+    async with consumer(server) as info:
+
+        async def look() -> bool:
+            now = await info()
+            return now.num_pending == 0 and now.num_ack_pending == 0
+
+        await eventually(look, "all is acknowledged")
 
 
 async def test_an_event_becomes_a_notification_in_its_trace(
@@ -142,16 +150,16 @@ async def test_poison_and_strangers_stop_nobody(bus: Bus, stream_server: NatsSer
     assert all(row["reason"] for row in dead)
 
 
-async def test_while_the_database_is_away_events_wait_and_none_becomes_a_dead_letter(
+async def test_while_the_database_is_away_events_wait_in_the_stream_and_none_becomes_a_dead_letter(
     bus: Bus, stream_server: NatsServer, database: Database, postgres: Postgres
 ) -> None:
     """Acknowledged is what was committed: with the acknowledgement first, these events would be gone."""
     await make_stream(bus)
-    tried = asyncio.Event()
+    tries = asyncio.Semaphore(0)
 
     class Watched(OrderEvents):
         async def handle(self, messages: Sequence[Message]) -> None:
-            tried.set()
+            tries.release()
             await super().handle(messages)
 
     name = await database.fetchval("select current_database()")
@@ -159,15 +167,20 @@ async def test_while_the_database_is_away_events_wait_and_none_becomes_a_dead_le
     try:
         await admin.execute(f"alter database {name} allow_connections false")
         await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name)
+        await asyncio.gather(*(say(bus, order_placed().SerializeToString(), id=str(n)) for n in range(300)))
 
         events = Watched(Hearing(SqlNotifications(database), letter, lambda: None))
-        async with consuming(bus, events):
-            for n in range(10):
-                await say(bus, order_placed().SerializeToString(), id=str(n))
-            async with asyncio.timeout(DEADLINE_S):
-                await tried.wait()
+        async with consuming(bus, events), asyncio.timeout(DEADLINE_S):
+            for _ in range(6):
+                await tries.acquire()
+            async with consumer(stream_server) as info:
+                now = await info()
+            assert now.ack_floor is not None
+            assert now.ack_floor.stream_seq == 0
+            assert now.num_pending is not None
+            assert now.num_pending >= 300 - 2 * 64  # what is in hand is tried again, nothing new is fetched
             await admin.execute(f"alter database {name} allow_connections true")
-            await kept(database, 10)
+            await kept(database, 300)
             await all_acknowledged(stream_server)
     finally:
         await admin.close()

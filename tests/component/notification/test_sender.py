@@ -10,10 +10,10 @@ from shop.notification.v1.config_pb2 import NotificationConfig
 
 from services.chassis.database import Database, Record
 from services.chassis.worker import Worker
-from services.notification.domain import Outcome
+from services.notification.domain import Accepted, Outcome
 from services.notification.mail import AT_ONCE, Claimed, Sender, SmtpAddress, SmtpServer
 from services.notification.store import SqlNotifications
-from tests.support.notification import keep, placed, rejected
+from tests.support.notification import NO_TIME, claimed, keep, placed, rejected
 from tests.support.ports import free_port
 from tests.support.smtp import MailServer, hang_up, mail_server, welcome
 from tests.support.waiting import eventually
@@ -155,3 +155,44 @@ async def test_an_order_that_is_placed_and_rejected_is_told_so_in_this_order(
     told = [mail["Message-ID"] for mail in server.mails]
     for news in orders:
         assert [id.partition(".")[0] for id in told if str(news.order_id) in id] == ["<placed", "<rejected"]
+
+
+async def test_what_was_accepted_and_not_written_down_is_sent_again_under_its_message_id_and_counted(
+    database: Database, server: MailServer, config: NotificationConfig
+) -> None:
+    """The one window that cannot be closed: the sender died between the mail server's answer and the table."""
+    notifications, news = SqlNotifications(database), placed()
+    await keep(notifications, news)
+    [attempt] = await claimed(notifications, lease=NO_TIME)
+    smtp = SmtpServer(SmtpAddress.parse(server.url), lambda: config.mail_from)
+    assert await smtp.send(attempt, asyncio.get_running_loop().time() + 60) == Accepted()
+    await smtp.hang_up()
+
+    async with sending(database, server.url, config):
+        [row] = (await until_settled(database)).values()
+
+    assert (row["state"], row["attempts"], row["possible_duplicates"]) == ("SENT", 2, 1)
+    assert [mail["Message-ID"] for mail in server.mails] == [f"<placed.{news.order_id}@shopmesh.dev>"] * 2
+
+
+async def test_no_transaction_is_open_while_a_mail_server_thinks(
+    database: Database, server: MailServer, config: NotificationConfig
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def think(recipient: str) -> str:
+        asked.set()
+        await answer.wait()
+        return await welcome(recipient)
+
+    server.to_text = think
+    await keep(SqlNotifications(database), placed())
+
+    async with sending(database, server.url, config):
+        await asked.wait()
+        others = "datname = current_database() and pid <> pg_backend_pid()"
+        begun = await database.fetch(f"select query from pg_stat_activity where {others} and xact_start is not null")
+        answer.set()
+        await until_settled(database)
+
+    assert not begun

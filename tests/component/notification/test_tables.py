@@ -13,6 +13,7 @@ from services.notification.domain import Garbled, News, State, Unkeepable, Verdi
 from services.notification.store import SqlNotifications
 from tests.support.notification import A_WHILE, NO_TIME, claimed, event, keep, placed, rejected
 from tests.support.postgres import Postgres
+from tests.support.waiting import eventually
 
 
 async def test_possible_duplicates_are_counted_on_the_row(database: Database) -> None:
@@ -136,6 +137,17 @@ async def test_many_senders_send_each_mail_once_and_each_order_one_at_a_time(dat
         assert sent.index((one.order_id, False)) < sent.index((one.order_id, True))
 
 
+async def test_one_order_has_one_notification_of_a_kind_whatever_its_id(database: Database) -> None:
+    """The inbox: what an event that comes again would change is refused by the key, not by a look beforehand."""
+    await keep(SqlNotifications(database), placed())
+    columns = "order_id, kind, version, customer, recipient, subject, body, event_type, event_id"
+
+    with pytest.raises(asyncpg.UniqueViolationError, match="inbox"):
+        await database.execute(
+            f"insert into notifications (id, {columns}) select gen_random_uuid(), {columns} from notifications"
+        )
+
+
 async def test_two_of_one_order_are_never_under_way(database: Database) -> None:
     """Two senders with different snapshots could take one each: a key stops the second."""
     notifications, first = SqlNotifications(database), placed()
@@ -144,3 +156,24 @@ async def test_two_of_one_order_are_never_under_way(database: Database) -> None:
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await database.execute("update notifications set state = 'SENDING'")
+
+
+async def test_of_two_senders_that_take_one_order_at_the_same_moment_the_second_gets_nothing(
+    database: Database,
+) -> None:
+    """Neither sees what the other does: the older one's pause ended between their snapshots."""
+    notifications, first = SqlNotifications(database), placed()
+    await keep(notifications, first, rejected(first))
+    await database.execute("update notifications set claimable_time = now() + interval '1 h' where version = 1")
+
+    async with database.transaction() as other:
+        await other.execute("update notifications set state = 'SENDING' where version = 1")
+        taking = asyncio.create_task(claimed(notifications))
+
+        async def waits() -> bool:
+            activity = "pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            return bool(await database.fetchval(f"select count(*) from {activity}"))
+
+        await eventually(waits, "the second sender waits for the first")
+
+    assert not await taking

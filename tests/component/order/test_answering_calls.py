@@ -157,11 +157,11 @@ async def test_an_outage_is_told_as_one_and_when_to_come_again(
         await grpc_stub.PlaceOrder(place(), metadata=ann)
 
     assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert _detail(refusal.value, error_details_pb2.ErrorInfo()).reason == "INVENTORY_UNAVAILABLE"
-    assert _detail(refusal.value, error_details_pb2.RetryInfo()).retry_delay.seconds == 1
+    assert detail(refusal.value, error_details_pb2.ErrorInfo()).reason == "INVENTORY_UNAVAILABLE"
+    assert detail(refusal.value, error_details_pb2.RetryInfo()).retry_delay.seconds == 1
 
 
-def _detail(error: grpc.aio.AioRpcError, detail: Any) -> Any:
+def detail(error: grpc.aio.AioRpcError, detail: Any) -> Any:
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stubs know sync calls only
     assert status
     assert any(packed.Unpack(detail) for packed in status.details)
@@ -201,7 +201,7 @@ async def test_a_sum_of_lines_that_is_too_large_is_named_by_its_field(
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await grpc_stub.PlaceOrder(request, metadata=ann)
 
-    [violation] = _detail(refusal.value, error_details_pb2.BadRequest()).field_violations
+    [violation] = detail(refusal.value, error_details_pb2.BadRequest()).field_violations
     assert violation.field == "order.lines[1].quantity"
 
 

@@ -64,14 +64,19 @@ class Peer(product_pb2_grpc.ProductServiceServicer, inventory_pb2_grpc.Inventory
 
 @asynccontextmanager
 async def served(peer: Peer) -> AsyncIterator[grpc.aio.Channel]:
+    async with served_at(peer) as address, grpc.aio.insecure_channel(address) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def served_at(peer: Peer) -> AsyncIterator[str]:
     server = grpc.aio.server()
     product_pb2_grpc.add_ProductServiceServicer_to_server(peer, server)
     inventory_pb2_grpc.add_InventoryServiceServicer_to_server(peer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
+        yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
 

@@ -12,7 +12,9 @@ from services.product.ports import Catalog
 from services.product.store import SqlCatalog
 from services.product.use_cases import Curating
 from services.refusals import EtagMismatch, RequestIdReused
+from tests.support.postgres import Postgres
 from tests.support.product import MemoryCatalog
+from tests.support.proxy import proxy_to
 
 MUG = Description("Mug", "Holds tea.", Money.of("EUR", 12, 500_000_000), "https://example.com/mug.png")
 
@@ -155,3 +157,21 @@ async def test_one_id_wanted_by_many_at_once_goes_to_one(database: Database) -> 
 
     assert [type(result) for result in results].count(Product) == 1
     assert [type(result) for result in results].count(ProductExists) == 15
+
+
+async def test_a_product_whose_commit_was_not_answered_is_found_by_the_key_of_its_request(
+    postgres: Postgres, database: Database
+) -> None:
+    async with proxy_to(postgres.port) as proxy:
+        far = await Database.connect(database._url.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        try:
+            catalog = SqlCatalog(far)
+            await catalog.add("bowl", MUG, "carol", "r0")  # The statement is prepared: one round trip from now on.
+            proxy.answers_to_lose = 1
+
+            added = await catalog.add("mug", MUG, "carol", "r1")
+        finally:
+            await far.close()
+
+    assert proxy.answers_to_lose == 0, "the first answer was lost"
+    assert added == await SqlCatalog(database).get("mug")

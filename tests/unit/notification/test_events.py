@@ -6,7 +6,10 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
 from shop.order.v1.events_pb2 import OrderPlaced
+from structlog.testing import capture_logs
 
 from services.chassis.bus import Message as BusMessage
 from services.money import Money
@@ -18,6 +21,7 @@ from tests.support.notification import MemoryNotifications, event, order_cancell
 
 ORDER = "2f1c1d1e-5d0b-4f0e-9a55-0d9f3c1b7a10"
 PLACED = order_placed(UUID(ORDER))
+EVENTS = [PLACED, order_rejected(PLACED), order_cancelled(PLACED)]
 
 
 def message(payload: bytes, subject: str = "shop.order.v1.OrderPlaced", **headers: str) -> BusMessage:
@@ -81,6 +85,39 @@ def test_what_never_will_be_understood_says_why(payload: bytes, reason: str) -> 
 
     assert isinstance(garbled, Garbled)
     assert reason in garbled.reason
+
+
+@given(garbage=st.binary(max_size=200), at=st.integers(0), cut=st.integers(0, 40), of=st.sampled_from(EVENTS))
+def test_whatever_is_made_of_an_event_it_is_news_with_words_for_it_or_garbled_with_a_reason(
+    garbage: bytes, at: int, cut: int, of: Message
+) -> None:
+    """Anything else would stop the events behind it."""
+    good = of.SerializeToString()
+    at %= len(good)
+
+    understood = understand(event(of.DESCRIPTOR.full_name, payload=good[:at] + garbage + good[at + cut :]))
+
+    if isinstance(understood, Garbled):
+        assert understood.reason
+    else:
+        assert letter(understood).text
+
+
+async def test_what_is_not_known_is_passed_by_and_counted() -> None:
+    kept = MemoryNotifications()
+    events = OrderEvents(Hearing(kept, letter, lambda: None))
+
+    with capture_logs() as lines:
+        await events.handle([message(b"?", "shop.order.v1.OrderPostponed"), message(b"?", "shop.order.v1.OrderMoved")])
+        await events.handle([message(b"", "shop.order.v1.OrderPostponed")])
+
+    assert not kept.rows
+    assert not kept.dead
+    assert [(line["event_type"].rpartition(".")[2], line["passed_by"]) for line in lines] == [
+        ("OrderPostponed", 1),
+        ("OrderMoved", 1),
+        ("OrderPostponed", 2),
+    ]
 
 
 async def test_a_batch_is_taken_whatever_is_in_it() -> None:

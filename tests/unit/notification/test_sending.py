@@ -1,10 +1,11 @@
 """What follows from what a mail server said."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from shop.notification.v1.config_pb2 import NotificationConfig
 
 from services.chassis.database import DatabaseUnavailable
@@ -80,10 +81,15 @@ class AwayForAMoment(MemoryNotifications):
         await MemoryNotifications.settle(self, verdicts)
 
 
-class WillingServer:
+@dataclass(slots=True)
+class Server:
+    """Says the same to every mail."""
+
+    says: Outcome = field(default_factory=Accepted)
+
     async def send(self, attempt: Attempt, until: float) -> Outcome:
         del attempt, until
-        return Accepted()
+        return self.says
 
     async def hang_up(self) -> None:
         """Keeps nothing."""
@@ -92,9 +98,56 @@ class WillingServer:
 async def test_what_was_sent_is_written_down_as_soon_as_the_database_is_back() -> None:
     kept = AwayForAMoment()
     await kept.keep([(NEWS, letter(NEWS))])
-    sender = Sender(kept, WillingServer(), NotificationConfig)
+    sender = Sender(kept, Server(), NotificationConfig)
 
     claimed = await sender.claim(1)
     await sender.settle(list(zip(claimed, await sender.act(claimed), strict=True)))
 
     assert kept.rows[NEWS.notification_id].state is State.SENT
+
+
+@dataclass(slots=True)
+class Leases(MemoryNotifications):
+    """Remembers for how long it was asked to lease."""
+
+    asked: list[timedelta] = field(default_factory=list[timedelta])
+
+    async def claim(self, most: int, lease: timedelta) -> Sequence[Attempt]:
+        self.asked.append(lease)
+        return await MemoryNotifications.claim(self, most, lease)
+
+
+async def test_a_lease_outlives_the_conversation_however_long_that_may_be_now() -> None:
+    kept, config = Leases(), NotificationConfig()
+    sender = Sender(kept, Server(), lambda: config)
+
+    for timeout_s in (1, 300, 2):
+        config.smtp_timeout.FromSeconds(timeout_s)
+        await sender.claim(1)
+
+    conversations = [timedelta(seconds=timeout_s) for timeout_s in (1, 300, 2)]
+    assert all(lease > timeout for lease, timeout in zip(kept.asked, conversations, strict=True))
+
+
+async def test_pauses_and_patience_are_those_of_the_configuration_at_that_moment() -> None:
+    kept, never = MemoryNotifications(), Duration(seconds=86_400)
+    config = NotificationConfig(mail_backoff_initial=never, mail_backoff_max=never, mail_give_up=never)
+    sender = Sender(kept, Server(Postponed("451 soon")), lambda: config)
+
+    async def tried() -> State:
+        """What became of a new mail at its first attempt."""
+        news = placed()
+        await kept.keep([(news, letter(news))])
+        claimed = await sender.claim(1)
+        await sender.settle(list(zip(claimed, await sender.act(claimed), strict=True)))
+        return kept.rows[news.notification_id].state
+
+    assert await tried() is State.READY
+    assert not await sender.claim(1)  # it waits for half a day at least
+
+    config.mail_backoff_max.Clear()
+    assert await tried() is State.READY
+    assert len(await sender.claim(1)) == 1
+
+    config.mail_give_up.Clear()
+    assert await tried() is State.FAILED

@@ -405,6 +405,9 @@ async def test_a_cancelled_call_does_not_tear_the_commit() -> None:
     await asyncio.wait_for(orders.begun.wait(), DEADLINE_S)
 
     call.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not call.done(), "nobody else waits for the commit"
     orders.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await call
