@@ -113,7 +113,7 @@ def admission(tokens: "Tokens", rules: Mapping[str, Rule]) -> Admission:
         header = call.metadata.get(AUTHORIZATION)
         caller = None if header is None else await tokens.verify(header)
         if caller is not None:
-            call.caller = caller.subject
+            call.caller, call.expires = caller.subject, caller.expires.timestamp()
         rule.admit(caller)
         _caller.set(caller)
 

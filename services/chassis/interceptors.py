@@ -5,22 +5,25 @@ gRPC has four kinds, each with a handler of its own shape; `Around` is written o
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import StatusCode
-from grpc.aio import AbortError, ServicerContext
+from grpc.aio import AbortError, InternalError, ServicerContext
 
 from services.chassis import errors, logs, tracing
 from services.chassis.messages import violations
-from services.refusals import InvalidRequest, Refusal
+from services.chassis.worker import finishing
+from services.refusals import InvalidRequest, Refusal, Unavailable
 
 type Context = ServicerContext[Any, Any]
 type Surroundings = Callable[[Call], AbstractAsyncContextManager[None]]
@@ -29,6 +32,11 @@ type Admission = Callable[[Call], Awaitable[None]]
 
 log = logs.get()
 
+STREAM_S = 15 * 60.0
+"""How long a stream lasts: then it goes on elsewhere, so that no instance keeps what once came to it."""
+_CLOCKS_S = 0.05
+"""Timers and the clock that tokens end by are not the same."""
+
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -36,6 +44,14 @@ def time_left() -> float | None:
     """Seconds until the deadline of the call that we serve; None when there is none."""
     deadline = _deadline.get()
     return None if deadline is None else deadline - time.monotonic()
+
+
+class StreamMoved(Unavailable):
+    """Nothing is lost: who asks again says what they have."""
+
+    reason = "STREAM_MOVED"
+    message = "This stream goes on elsewhere; ask again, and say what you have."
+    retry_after = timedelta(0)
 
 
 @dataclass(slots=True)
@@ -50,6 +66,8 @@ class Call:
     metadata: dict[str, str | bytes]
     caller: str | None = None
     """Subject of the token, once it is verified."""
+    expires: float = math.inf
+    """When the token ends, in seconds since 1970."""
     started: float = field(default_factory=time.monotonic)
     code: StatusCode = StatusCode.OK
     reason: str = ""
@@ -76,8 +94,18 @@ class Around:
 
     def __init__(self, around: Surroundings, admit: Admission) -> None:
         self._around, self._admit = around, admit
+        self.stream_s = STREAM_S
+        self._streams: set[asyncio.Timeout] = set()
+        self._moving = False
         self.last_call = 0.0
         """When one came, by the monotonic clock."""
+
+    def end_streams(self) -> None:
+        """Has all streams go on elsewhere, also those that still come: else they would last until they are cut."""
+        self._moving = True
+        for limit in self._streams:
+            if not limit.expired():
+                limit.reschedule(0)
 
     def wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":  # noqa: ANN401
         """What serves `/package.Service/Method` instead of its handler: gRPC would ask an interceptor at each call."""
@@ -98,11 +126,17 @@ class Around:
             async with self._around(call):
                 return render(await inner(await asked(call, received), context))
 
-        async def many(received: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+        # Writes by itself: were it a generator, gRPC would write, and nothing here could end a call whose caller does
+        # not read.
+        async def many(received: Any, context: Context) -> None:  # noqa: ANN401
             call = begun(context)
-            async with self._around(call), aclosing(inner(await asked(call, received), context)) as answers:
-                async for message in answers:
-                    yield render(message)
+            async with self._around(call):
+                request = await asked(call, received)
+                async with self._lasting(call), aclosing(inner(request, context)) as answers:
+                    first = True
+                    async for message in answers:
+                        await _write(context, render(message), first=first)
+                        first = False
 
         async def asked(call: Call, received: Any) -> Any:  # noqa: ANN401
             """What the handler takes, of a caller who may: one request, or an iterator of requests."""
@@ -116,6 +150,25 @@ class Around:
             make = grpc.stream_stream_rpc_method_handler
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(many if handler.response_streaming else one)
         return wrapped
+
+    @asynccontextmanager
+    async def _lasting(self, call: Call) -> AsyncIterator[None]:
+        """Ends a stream with its token, and with StreamMoved after its time, or when the process is to end."""
+        if self._moving:
+            raise StreamMoved
+        limit = asyncio.timeout(min(self.stream_s, call.expires - time.time() + _CLOCKS_S))
+        try:
+            async with limit:
+                self._streams.add(limit)
+                try:
+                    yield
+                finally:
+                    self._streams.discard(limit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await self._admit(call)
+            raise StreamMoved from None
 
 
 def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
@@ -142,7 +195,7 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
                 else:
                     log.exception("unexpected error", method=call.method)
                     await call.refuse(errors.internal(domain, tracing.trace_id()))
-        except (asyncio.CancelledError, GeneratorExit):
+        except asyncio.CancelledError:
             left = time_left()
             call.code = StatusCode.CANCELLED if left is None or left > 0 else StatusCode.DEADLINE_EXCEEDED
             raise
@@ -194,6 +247,17 @@ def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[Any], Any]:
 
 def _each(received: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
     return (parse(message) async for message in received)
+
+
+async def _write(context: Context, message: Any, *, first: bool) -> None:  # noqa: ANN401
+    """Waits while the caller does not read."""
+    try:
+        if first:
+            # Cancelled in the middle of this, gRPC would send headers again with the status, and the call never end.
+            await finishing(context.send_initial_metadata(()))
+        await context.write(message)
+    except InternalError:  # The caller has gone, and gRPC has not cancelled the call yet.
+        raise asyncio.CancelledError from None
 
 
 async def _one_of(context: Context) -> bytes:

@@ -124,8 +124,6 @@ class Process[C: Message]:
 
     def __init__(self, settings: Settings, config: type[C], held: AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
         self.settings = settings
-        self.draining = asyncio.Event()
-        """Set when calls should end: streams that could last for ever have to look at it."""
         self._held, self._tasks = held, tasks
         self._running: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
@@ -230,7 +228,7 @@ class Process[C: Message]:
         log.info("draining")
         await registration.drain()
         await asyncio.sleep(HEARD_S)
-        self.draining.set()
+        self._around.end_streams()
         await self._health.enter_graceful_shutdown()
         await until_no_call_comes(lambda: self._around.last_call)
         await self._server.stop(GRACE_S)

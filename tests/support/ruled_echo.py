@@ -26,6 +26,7 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
         ("SayToCustomer", auth_pb2.Rule(roles=["customer"]), False),
         ("SayToOrder", auth_pb2.Rule(clients=["order"]), False),
         ("Watch", auth_pb2.Rule(public=True), True),
+        ("WatchForCustomer", auth_pb2.Rule(roles=["customer"]), True),
     ):
         method = service.method.add(
             name=name, input_type=".ruled.v1.Text", output_type=".ruled.v1.Text", server_streaming=stream
@@ -75,7 +76,7 @@ def add_echo(echo: Echo, server: grpc.aio.Server) -> None:
     handlers: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(say, *codec) for name in ("Say", "SayToCustomer", "SayToOrder")
     }
-    handlers["Watch"] = grpc.unary_stream_rpc_method_handler(watch, *codec)
+    handlers |= dict.fromkeys(("Watch", "WatchForCustomer"), grpc.unary_stream_rpc_method_handler(watch, *codec))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_registered_method_handlers(SERVICE, handlers)
 
@@ -93,4 +94,6 @@ class EchoStub:
         self.Say, self.SayToCustomer, self.SayToOrder = (
             channel.unary_unary(f"/{SERVICE}/{name}", *codec) for name in ("Say", "SayToCustomer", "SayToOrder")
         )
-        self.Watch = channel.unary_stream(f"/{SERVICE}/Watch", *codec)
+        self.Watch, self.WatchForCustomer = (
+            channel.unary_stream(f"/{SERVICE}/{name}", *codec) for name in ("Watch", "WatchForCustomer")
+        )

@@ -11,6 +11,7 @@ import grpc
 import httpx
 
 from services.chassis.auth import Keys, Rule, Tokens
+from services.chassis.interceptors import Around
 from services.chassis.server import Add, add_guarded, guarded_server
 from tests.support.etcd import EtcdServer
 from tests.support.issuer import AUDIENCE, Issuer
@@ -39,6 +40,15 @@ async def serving_at[S](
     add_servicer_to_server: Add[S], servicer: S, issuer: Issuer, default_s: float = 60.0
 ) -> AsyncIterator[str]:
     """The address of the servicer, for a channel of one's own. `default_s`: the default deadline."""
+    async with guarded_at(add_servicer_to_server, servicer, issuer, default_s) as (address, _):
+        yield address
+
+
+@asynccontextmanager
+async def guarded_at[S](
+    add_servicer_to_server: Add[S], servicer: S, issuer: Issuer, default_s: float = 60.0
+) -> AsyncIterator[tuple[str, Around]]:
+    """The same, and what stands around its calls."""
     rules: dict[str, Rule] = {}
     async with httpx.AsyncClient(trust_env=False) as http:
         tokens = Tokens(Keys(issuer.jwks_url, http), issuer.url, AUDIENCE)
@@ -47,7 +57,7 @@ async def serving_at[S](
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            yield f"127.0.0.1:{port}"
+            yield f"127.0.0.1:{port}", around
         finally:
             await server.stop(None)
 
