@@ -15,6 +15,7 @@ from services.order.events import relay
 from services.order.peers import GrpcCatalog, GrpcStock
 from services.order.store import SettlerJob, SqlOrders
 from services.order.use_cases import Ordering, Settling
+from services.order.watching import Watching
 
 
 async def wire(process: Process[OrderConfig]) -> None:
@@ -30,15 +31,23 @@ async def wire(process: Process[OrderConfig]) -> None:
         sending.wake()
         settling.wake()
 
+    def changed() -> None:
+        committed()
+        watching.wake()
+
     database = await process.database("services.order")
     stock = GrpcStock(process.channel("inventory"))
     sending = Worker(relay(database, await process.bus()))
-    settling = Worker(SettlerJob(database, Settling(stock, terms, now).settle, committed))
+    settling = Worker(SettlerJob(database, Settling(stock, terms, now).settle, changed))
     process.background(SettlerJob.name, settling.run)
     process.background("relay", sending.run)
-    orders, catalog = SqlOrders(database, committed), GrpcCatalog(process.channel("product"))
+    orders, catalog = SqlOrders(database, committed, changed), GrpcCatalog(process.channel("product"))
+    watching = Watching(database, orders)
+    process.background("watching", watching.run)
     ordering = Ordering(orders, catalog, stock, terms, now, time_left)
-    process.add(add_OrderServiceServicer_to_server, OrderApi(ordering, orders, lambda: process.config.current))
+    process.add(
+        add_OrderServiceServicer_to_server, OrderApi(ordering, orders, watching, lambda: process.config.current)
+    )
 
 
 def terms_of(config: OrderConfig) -> Terms:

@@ -1,6 +1,7 @@
 """OrderService: parse, one call, render."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import override
 from uuid import UUID
 
@@ -13,13 +14,16 @@ from services.order.contract import order_message
 from services.order.domain import Cart, Customer
 from services.order.ports import Orders
 from services.order.use_cases import Ordering
+from services.order.watching import Watching
 
 
 class OrderApi(order_pb2_grpc.OrderServiceServicer):
     """Whose order it is, is said by the token alone."""
 
-    def __init__(self, ordering: Ordering, orders: Orders, page_sizes: Callable[[], PageSizes]) -> None:
-        self._ordering, self._orders, self._page_sizes = ordering, orders, page_sizes
+    def __init__(
+        self, ordering: Ordering, orders: Orders, watching: Watching, page_sizes: Callable[[], PageSizes]
+    ) -> None:
+        self._ordering, self._orders, self._watching, self._page_sizes = ordering, orders, watching, page_sizes
 
     @override
     async def PlaceOrder(self, request: order_pb2.PlaceOrderRequest, context: object) -> order_pb2.PlaceOrderResponse:
@@ -54,3 +58,14 @@ class OrderApi(order_pb2_grpc.OrderServiceServicer):
         id = UUID(request.name.removeprefix("orders/"))
         order = await self._ordering.cancel(id, caller().subject, request.etag)
         return order_pb2.CancelOrderResponse(order=order_message(order))
+
+    @override
+    async def WatchOrder(
+        self, request: order_pb2.WatchOrderRequest, context: object
+    ) -> AsyncIterator[order_pb2.WatchOrderResponse]:
+        logs.bind_order(request.name)
+        id = UUID(request.name.removeprefix("orders/"))
+        after = int(request.after_etag.strip('"')) if request.after_etag else None
+        async with aclosing(self._watching.versions(id, caller().subject, after)) as versions:
+            async for order in versions:
+                yield order_pb2.WatchOrderResponse(order=order)

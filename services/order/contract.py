@@ -54,6 +54,11 @@ def event_message(event: Event) -> Message:
     return _EVENTS[type(event)](order=order_message(order), version=order.version, recipient=order.customer.email)
 
 
+def order_of(type: str | None, payload: bytes) -> order_pb2.Order:
+    """The order in a row of order_events: all of the payload, or the first field of an event, of a newer one too."""
+    return order_pb2.Order.FromString(payload) if type is None else events_pb2.OrderPlaced.FromString(payload).order
+
+
 def event_id(order: Order) -> UUID:
     """Of what is said about this version of the order; the same for ever."""
     return uuid5(order.id, str(order.version))

@@ -105,10 +105,15 @@ select id from changed"""
 
 
 class SqlOrders:
-    """The Orders port. Calls `committed` after each commit that left work for relay and settler."""
+    """The Orders port. Calls `committed` after each commit that left work for relay and settler.
 
-    def __init__(self, database: Database, committed: Callable[[], None]) -> None:
-        self._database, self._committed = database, committed
+    `changed` instead where that was a change of an order that somebody may watch.
+    """
+
+    def __init__(
+        self, database: Database, committed: Callable[[], None], changed: Callable[[], None] | None = None
+    ) -> None:
+        self._database, self._committed, self._changed = database, committed, changed or committed
 
     async def get(self, order_id: UUID, customer_id: str) -> Order:
         record = await self._database.fetchrow(_GET, order_id, customer_id)
@@ -162,7 +167,7 @@ class SqlOrders:
             _CHANGE, order.id, order.version, order.state.value, order.state_reason, order.update_time,
             message.DESCRIPTOR.full_name, event_id(order), message.SerializeToString(), current_traceparent(),
         )  # fmt: skip
-        self._committed()
+        self._changed()
         return changed is not None
 
 

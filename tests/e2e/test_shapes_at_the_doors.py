@@ -111,6 +111,11 @@ EDGES: Mapping[tuple[str, str], Values] = {
     ("GetOrder", "name"): AN_ORDER,
     ("CancelOrder", "name"): AN_ORDER,
     ("CancelOrder", "etag"): (["", "x" * 64], ["x" * 65]),
+    ("WatchOrder", "name"): AN_ORDER,
+    ("WatchOrder", "after_etag"): (
+        ["", '"1"', '"999999999"'],
+        ["1", '"0"', '"-1"', '"01"', '"1', '"x"', '"1000000000"', '"1"2"'],
+    ),
     ("ListOrders", "page_size"): A_PAGE_SIZE,
     ("ListOrders", "page_token"): ([], ["x" * 1001]),
     ("ListNotifications", "page_size"): A_PAGE_SIZE,
@@ -130,6 +135,7 @@ WHOLE: Mapping[str, Mapping[str, Any]] = {
     "PlaceOrder": cart(line("products/nothing"), request_id="edge-{run}"),
     "CheckStock": {"lines": [line("products/nothing")]},
     "CancelOrder": {"name": f"orders/{NOTHING}"},
+    "WatchOrder": {"name": f"orders/{NOTHING}"},
 }  # fmt: skip
 """Requests in which nothing is wrong; for others than these an empty one is enough."""
 

@@ -1,12 +1,18 @@
 """Calls without stubs, typed."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2
+from shop.order.v1 import order_pb2
 
 type Metadata = Sequence[tuple[str, str]]
 type Call = grpc.aio.UnaryUnaryCall[bytes, bytes]
+type Stream = grpc.aio.UnaryStreamCall[bytes, bytes]
+
+WATCH = "/shop.order.v1.OrderService/WatchOrder"
+ORDER = "orders/00000000-0000-4000-8000-00000000000a"
+WATCH_REQUEST = order_pb2.WatchOrderRequest(name=ORDER).SerializeToString()
 
 
 def call(
@@ -23,6 +29,12 @@ def converse(
     """Any streaming rpc, in bytes."""
     method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
     return method(requests)
+
+
+def watch(channel: grpc.aio.Channel, sent: Mapping[str, str], **asked: str) -> Stream:
+    """A stream of versions of ORDER; what is asked of tests.support.echo for it, without its `x-`."""
+    method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(WATCH)
+    return method(WATCH_REQUEST, metadata=(*sent.items(), *((f"x-{name}", text) for name, text in asked.items())))
 
 
 async def health(channel: grpc.aio.Channel, service: str) -> int:

@@ -57,7 +57,7 @@ class Answer:
 
 
 class Door(Protocol):
-    """One way in."""
+    """One way in. Of a stream the first message is the answer, and its end is waited for."""
 
     async def call(self, rpc: Rpc, request: Message, metadata: Metadata) -> Answer:
         """Raises AssertionError for what is no answer of this protocol."""
@@ -121,7 +121,8 @@ class Rest:
         answer = await self._http.request(verb, path, params=tuple(query), json=body, headers=dict(metadata))
         assert answer.headers["content-type"] == "application/json", answer.text
         if answer.status_code == 200:
-            response = json_format.Parse(answer.text, rpc.response())
+            content = answer.json()
+            response = json_format.ParseDict(content[0] if rpc.streaming else content, rpc.response())
             return Answer(grpc.StatusCode.OK, response=response)
         return read_json(answer)
 

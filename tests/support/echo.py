@@ -8,7 +8,8 @@ What a call asks for in its metadata is done first: `x-wait: 0.3` (seconds), `x-
 the trailers, `x-instance`. Before anything else the id in `x-call` is written to the file that EXECUTED names: what
 was carried out is known also of an instance that is killed.
 GetProduct returns the product that was named, PlaceOrder the order that was sent, UpdateProduct what the mask names of
-the product that was sent.
+the product that was sent. WatchOrder returns the order that was named, `x-times: 2` (once without it), and waits after
+each; it aborts in the end.
 """
 
 import asyncio
@@ -65,6 +66,18 @@ class Echo(grpc.GenericRpcHandler):
                 await refuse(context, grpc.StatusCode[str(metadata["x-abort"])])
             return _answer(details.method, request)
 
+        async def watch(request: bytes, context: Context) -> None:
+            metadata = dict(context.invocation_metadata() or ())
+            name = order_pb2.WatchOrderRequest.FromString(request).name
+            for version in range(int(metadata.get("x-times", 1))):
+                order = order_pb2.Order(name=name, etag=f'"{version + 1}"')
+                await context.write(order_pb2.WatchOrderResponse(order=order).SerializeToString())
+                await asyncio.sleep(float(metadata.get("x-wait", 0)))
+            if "x-abort" in metadata:
+                await refuse(context, grpc.StatusCode[str(metadata["x-abort"])])
+
+        if details.method.endswith("/WatchOrder"):
+            return grpc.unary_stream_rpc_method_handler(watch)
         return grpc.unary_unary_rpc_method_handler(answer)
 
 

@@ -23,6 +23,7 @@ from services.order.api import OrderApi
 from services.order.domain import InventoryUnavailable, Offer, OrderRejected
 from services.order.store import SqlOrders
 from services.order.use_cases import Ordering
+from services.order.watching import Watching
 from tests.support.issuer import Issuer
 from tests.support.refused import Refused, outcome
 from tests.support.serving import Metadata, bearing
@@ -46,7 +47,9 @@ def shelf() -> dict[str, Offer]:
 def grpc_servicer(database: Database, stock: Warehouse, shelf: dict[str, Offer]) -> OrderApi:
     orders = SqlOrders(database, committed=lambda: None)
     ordering = Ordering(orders, Catalogue(shelf), stock, lambda: TERMS, lambda: datetime.now(UTC), time_left)
-    return OrderApi(ordering, orders, lambda: OrderConfig(default_page_size=2, max_page_size=3))
+    return OrderApi(
+        ordering, orders, Watching(database, orders), lambda: OrderConfig(default_page_size=2, max_page_size=3)
+    )
 
 
 @pytest.fixture

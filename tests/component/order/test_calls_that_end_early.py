@@ -26,6 +26,7 @@ from services.order.api import OrderApi
 from services.order.peers import GrpcCatalog, GrpcStock
 from services.order.store import SqlOrders
 from services.order.use_cases import Ordering
+from services.order.watching import Watching
 from tests.component.order.test_answering_calls import place
 from tests.component.order.test_running import Peers, mesh_of
 from tests.support.issuer import Issuer
@@ -81,7 +82,7 @@ async def order_desk(peers: Peers, database: Database, issuer: Issuer) -> AsyncI
         desk = Ordering(
             orders, GrpcCatalog(product), GrpcStock(inventory), lambda: TERMS, lambda: datetime.now(UTC), time_left
         )
-        api = OrderApi(desk, orders, OrderConfig)
+        api = OrderApi(desk, orders, Watching(database, orders), OrderConfig)
         stub = OrderServiceStub(
             await held.enter_async_context(serving(add_OrderServiceServicer_to_server, api, issuer))
         )

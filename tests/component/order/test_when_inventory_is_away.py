@@ -25,6 +25,7 @@ from services.order.domain import Terms
 from services.order.peers import GrpcStock
 from services.order.store import SqlOrders
 from services.order.use_cases import Ordering
+from services.order.watching import Watching
 from tests.component.order.test_answering_calls import detail, place
 from tests.component.order.test_asking_the_others import SOLD_OUT, Peer, refusing, served_at
 from tests.support.issuer import Issuer
@@ -76,7 +77,7 @@ async def order_desk(
         stock = GrpcStock(await held.enter_async_context(channel(address, "inventory", token, "shop", lambda: 60.0)))
         orders = SqlOrders(database, committed=lambda: None)
         desk = Ordering(orders, Catalogue(), stock, lambda: terms, lambda: datetime.now(UTC), time_left)
-        api = OrderApi(desk, orders, OrderConfig)
+        api = OrderApi(desk, orders, Watching(database, orders), OrderConfig)
         yield OrderServiceStub(await held.enter_async_context(serving(add_OrderServiceServicer_to_server, api, issuer)))
 
 

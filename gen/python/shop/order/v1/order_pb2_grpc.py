@@ -56,6 +56,11 @@ class OrderServiceStub:
                 request_serializer=shop_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=shop_dot_order_dot_v1_dot_order__pb2.CancelOrderResponse.FromString,
                 _registered_method=True)
+        self.WatchOrder = channel.unary_stream(
+                '/shop.order.v1.OrderService/WatchOrder',
+                request_serializer=shop_dot_order_dot_v1_dot_order__pb2.WatchOrderRequest.SerializeToString,
+                response_deserializer=shop_dot_order_dot_v1_dot_order__pb2.WatchOrderResponse.FromString,
+                _registered_method=True)
 
 
 class OrderServiceServicer:
@@ -101,6 +106,17 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchOrder(self, request, context):
+        """Watches one order of the caller: first it as it is now, then each version that follows, once and in order. Ends with
+        OK at its end, REJECTED or CANCELLED, and only there. Whoever comes back with the etag of the last version that they
+        have gets all that follow that one. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's. What has begun
+        ends with UNAVAILABLE/STREAM_MOVED after 15 minutes, or when the instance is to end: ask again at once; and with the
+        token, as a call without one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +139,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=shop_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.FromString,
                     response_serializer=shop_dot_order_dot_v1_dot_order__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'WatchOrder': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrder,
+                    request_deserializer=shop_dot_order_dot_v1_dot_order__pb2.WatchOrderRequest.FromString,
+                    response_serializer=shop_dot_order_dot_v1_dot_order__pb2.WatchOrderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -235,6 +256,33 @@ class OrderService:
             '/shop.order.v1.OrderService/CancelOrder',
             shop_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.SerializeToString,
             shop_dot_order_dot_v1_dot_order__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shop.order.v1.OrderService/WatchOrder',
+            shop_dot_order_dot_v1_dot_order__pb2.WatchOrderRequest.SerializeToString,
+            shop_dot_order_dot_v1_dot_order__pb2.WatchOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

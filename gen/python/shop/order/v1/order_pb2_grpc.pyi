@@ -38,6 +38,13 @@ class OrderServiceStub:
     FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
     another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.
     """
+    WatchOrder: _aio.UnaryStreamMultiCallable[_order_pb2.WatchOrderRequest, _order_pb2.WatchOrderResponse]
+    """Watches one order of the caller: first it as it is now, then each version that follows, once and in order. Ends with
+    OK at its end, REJECTED or CANCELLED, and only there. Whoever comes back with the etag of the last version that they
+    have gets all that follow that one. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's. What has begun
+    ends with UNAVAILABLE/STREAM_MOVED after 15 minutes, or when the instance is to end: ask again at once; and with the
+    token, as a call without one.
+    """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes orders and shows them to whom they belong. Customer and e-mail address come from the token, prices from the
@@ -86,6 +93,19 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         whatever the etag. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's,
         FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (metadata: order, state such as STATE_REJECTED) when it has come to
         another end, and ABORTED/ETAG_MISMATCH (metadata: order) when it does not have the etag that was given.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrder(
+        self,
+        request: _order_pb2.WatchOrderRequest,
+        context: _aio.ServicerContext[_order_pb2.WatchOrderRequest, _abc.AsyncIterator[_order_pb2.WatchOrderResponse]],
+    ) -> _abc.AsyncIterator[_order_pb2.WatchOrderResponse]:
+        """Watches one order of the caller: first it as it is now, then each version that follows, once and in order. Ends with
+        OK at its end, REJECTED or CANCELLED, and only there. Whoever comes back with the etag of the last version that they
+        have gets all that follow that one. Refuses with NOT_FOUND/ORDER_NOT_FOUND, also for someone else's. What has begun
+        ends with UNAVAILABLE/STREAM_MOVED after 15 minutes, or when the instance is to end: ask again at once; and with the
+        token, as a call without one.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _aio.Server) -> None: ...
