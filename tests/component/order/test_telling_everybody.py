@@ -234,20 +234,29 @@ async def test_everybody_is_told_the_whole_order_also_by_a_stream_that_was_lost(
     assert (event.order.total.units, event.order.total.nanos) == (51, 500_000_000)
 
 
-async def test_a_claim_of_many_events_looks_at_few(database: Database) -> None:
+@pytest.mark.parametrize("analyzed", ["never", "while nothing waited", "while all waited"])
+async def test_a_claim_of_many_events_looks_at_few(database: Database, analyzed: str) -> None:
     await database.execute(FILL, 5_000, 4)
+    if analyzed == "while nothing waited":
+        await database.execute("vacuum analyze order_events")
     await SqlEvents(database).stream_created(TUESDAY)
     for _ in range(4):  # As many replicas are at it.
         await SqlEvents(database).claim_events(64)
     await database.execute(
         "update order_events set claimed_until = now() + interval '1 hour' where get_byte(payload, 3) < 128"
     )
-    await database.execute("vacuum analyze order_events")
+    if analyzed == "while all waited":
+        await database.execute("vacuum analyze order_events")
 
     for plans in ("force_custom_plan", "force_generic_plan"):
         steps = await plan(database, CLAIM_EVENTS, 64, A_WHILE, plans=plans)
-        [scan] = [step for step in steps if step.index == "order_events_unsent"]
-        assert scan.rows + scan.filtered < 2_000, "of 20,000: those that wait for what others are sending"
+        assert {step.index for step in steps if "Scan" in step.kind} <= {
+            None,
+            "order_events_unsent",
+            "order_events_pkey",
+        }
+        read = max(step.rows + step.filtered for step in steps)
+        assert read < 2_000, "of 20,000: those that wait for what others are sending"
 
 
 async def test_a_stream_that_is_lost_in_the_midst_of_it_ends_with_every_event_in_order(
