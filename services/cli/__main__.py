@@ -194,19 +194,22 @@ def token(state: Path, user: str) -> None:
 @main.command()
 @with_state
 @click.argument("id")
-def order(state: Path, id: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="{order, versions, reservation, ledger, notifications, ...}.")
+def order(state: Path, id: str, as_json: bool) -> None:
     """Show one order on one screen, from its state to its mails.
 
-    State, history, reservation, events and mails. ID is orders/<uuid> or the uuid. Reads the services' databases,
-    without changing anything.
+    Its state and every version with its event, the reservation with its ledger, mails, dead letters. ID is
+    orders/<uuid> or the uuid. Reads the services' databases, without changing anything.
     """
-    from services.cli.order_trail import Databases, order_uuid, page
+    from services.cli.databases import Databases, urls
+    from services.cli.order_trail import document, order_uuid, page, trail
 
     ports, wanted = StateFolder(state.absolute()).ports(), order_uuid(id)
 
     async def read() -> str:
-        async with Databases(ports["postgres"]) as databases:
-            return page(wanted, await databases.trail(wanted))
+        async with Databases(urls(ports["postgres"])) as databases:
+            found = await trail(databases, wanted)
+        return json.dumps(document(wanted, found), indent=1) if as_json else page(wanted, found)
 
     click.echo(asyncio.run(read()))
 
@@ -261,7 +264,7 @@ def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep:
     from services.cli import times
     from services.cli.audit import look
     from services.cli.audit_page import as_document, page
-    from services.cli.order_trail import urls
+    from services.cli.databases import urls
     from services.cli.settings import HOST
 
     if everything and since:

@@ -15,9 +15,10 @@ from itertools import batched
 from uuid import UUID
 
 from services.chassis.bus import BusUnavailable, Looking
-from services.cli.audit_rows import AT_ONCE, BURIED, DEAD_LETTERS, LEDGER, STOCK, STREAM_KNOWN, Databases
+from services.cli.audit_rows import AT_ONCE, BURIED, DEAD_LETTERS, LEDGER, NOW, STOCK, STREAM_KNOWN, cases, slices
 from services.cli.audit_rules import MENDS, Case, Difference, Surroundings, dead_letter, judged, ledger, moment, stock
 from services.cli.audit_stream import STREAM, InStream, differing, mistold, read
+from services.cli.databases import Databases
 
 LATE = timedelta(seconds=60)
 """What takes longer is a difference. The longest step of a healthy worker: a lease of 30 s is over, a pause of 12 s."""
@@ -64,7 +65,8 @@ async def look(
     """
     async with AsyncExitStack() as stack:
         databases = await stack.enter_async_context(Databases(urls))
-        report = Report(since, await databases.now())
+        [now] = await databases.read("order", NOW)
+        report = Report(since, now[0])
         audit = _Audit(databases, report, deep, late)
         try:
             audit.looking = await stack.enter_async_context(Looking(nats_url))
@@ -115,8 +117,8 @@ class _Audit:
     async def look_at_all(self) -> list[Difference]:
         """Tells what is sure at once, and returns what has to be looked at again."""
         suspects, surroundings = list[Difference](), await self._surroundings()
-        async for ids in self.databases.slices(self.report.since or EVER):
-            for case in await self.databases.cases(ids, payloads=self.deep):
+        async for ids in slices(self.databases, self.report.since or EVER):
+            for case in await cases(self.databases, ids, payloads=self.deep):
                 self._count(case)
                 suspects += self._few(self._judged(case, surroundings))
         self._tell(await self._strangers())
@@ -130,7 +132,7 @@ class _Audit:
         surroundings = await self._surroundings()
         orders = {UUID(suspect.ids["order"]) for suspect in suspects if "order" in suspect.ids}
         for ids in batched(orders, AT_ONCE):
-            for case in await self.databases.cases(ids, payloads=self.deep):
+            for case in await cases(self.databases, ids, payloads=self.deep):
                 again |= {difference.key for difference in self._judged(case, surroundings)}
         self.report.differences += [suspect for suspect in suspects if suspect.key in again]
 

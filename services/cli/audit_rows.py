@@ -1,37 +1,18 @@
 """What `shopmesh audit` reads of the services' databases: little at a time, and locking nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from typing import Self
 from uuid import UUID
 
-import asyncpg
-
 from services.cli.audit_rules import Case
-from services.cli.process import CannotStart
+from services.cli.databases import SERVICES, Databases, Row
 
-type Row = asyncpg.Record
-
-SERVICES = ("order", "inventory", "notification")
-CONNECT_S = 5.0
 AT_ONCE = 2000
 """Orders whose rows are in memory."""
 SAMPLE = 256
 """Ids are spread evenly: this part of all of them tells how many there are."""
 SPACE = 1 << 128
-
-SETTINGS = {
-    "application_name": "shopmesh audit",
-    "default_transaction_read_only": "on",
-    "statement_timeout": "300s",  # the sums of the ledger, of many years
-    "lock_timeout": "5s",  # a migration, which it would make all others wait for
-    "max_parallel_workers_per_gather": "0",
-    "jit": "off",
-    "plan_cache_mode": "force_custom_plan",
-    "timezone": "UTC",
-}
 
 # $1 and $2: ids from and to. $3: since when. What is under way counts however old it is.
 _IDS = {
@@ -64,7 +45,8 @@ select reservation_id, state, expire_time, products, quantities
 from audit_reservations where reservation_id = any($1)"""
 
 _NOTIFICATIONS = """
-select told.*, dead.state as dead_letter_state
+select told.notification_id, told.order_id, kind, version, customer, recipient, told.event_type, told.event_id,
+  told.state, told.attempts, claimable_time, possible_duplicates, dead.state as dead_letter_state
 from audit_notifications told left join audit_dead_letters dead on dead.dead_letter_id = told.notification_id
 where told.order_id = any($1)"""
 
@@ -118,85 +100,45 @@ select order_id, version, type, event_id, payload
 from unnest($1::uuid[], $2::int[]) as wanted (order_id, version) join audit_order_events using (order_id, version)"""
 
 
-@dataclass(slots=True)
-class Databases:
-    """A read-only connection to each database that knows orders: `async with Databases(urls) as databases`.
-
-    Raises CannotStart when one of them does not answer, or not in time.
-    """
-
-    urls: Mapping[str, str]
-    """By service, for the role `audit`."""
-    _connections: "dict[str, asyncpg.Connection[Row]]" = field(default_factory=dict)
-
-    async def __aenter__(self) -> Self:
-        for service in SERVICES:
-            try:
-                self._connections[service] = await asyncpg.connect(
-                    self.urls[service], timeout=CONNECT_S, server_settings=SETTINGS
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-                await self.__aexit__()
-                raise CannotStart(_away(service, error)) from None
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for connection in self._connections.values():
-            connection.terminate()
-
-    async def read(self, service: str, sql: str, *args: object) -> list[Row]:
-        """All rows of one statement."""
-        try:
-            return list(await self._connections[service].fetch(sql, *args))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise CannotStart(_away(service, error)) from None
-
-    async def now(self) -> datetime:
-        """By Order's database."""
-        [row] = await self.read("order", "select now()")
-        now: datetime = row[0]
-        return now
-
-    async def slices(self, since: datetime) -> AsyncIterator[list[UUID]]:
-        """The ids of all orders, reservations and notifications since then, AT_ONCE or so at a time."""
-        sample = await self._ids(0, SPACE // SAMPLE - 1, since)
-        count = 1 + len(sample) * SAMPLE // AT_ONCE
-        for number in range(count):
-            ids = await self._ids(number * SPACE // count, (number + 1) * SPACE // count - 1, since)
-            if ids:
-                yield ids
-
-    async def _ids(self, first: int, last: int, since: datetime) -> list[UUID]:
-        found = await asyncio.gather(
-            *(self.read(service, _IDS[service], UUID(int=first), UUID(int=last), since) for service in SERVICES)
-        )
-        return list({row[0] for rows in found for row in rows})
-
-    async def cases(self, ids: Collection[UUID], *, payloads: bool) -> list[Case]:
-        """Everything there is about these orders. An order and its events are of one moment."""
-        (orders, events), reservations, notifications = await asyncio.gather(
-            self._orders(ids, payloads),
-            self.read("inventory", _RESERVATIONS, ids),
-            self.read("notification", _NOTIFICATIONS, ids),
-        )
-        cases = {id: Case(id) for id in ids}
-        for row in orders:
-            cases[row["order_id"]].order = row
-        for row in events:
-            cases[row["order_id"]].events.append(row)
-        for row in reservations:
-            cases[row["reservation_id"]].reservation = row
-        for row in notifications:
-            cases[row["order_id"]].notifications.append(row)
-        return list(cases.values())
-
-    async def _orders(self, ids: Collection[UUID], payloads: bool) -> tuple[Sequence[Row], Sequence[Row]]:
-        try:
-            async with self._connections["order"].transaction(isolation="repeatable_read", readonly=True):
-                return await self.read("order", _ORDERS, ids), await self.read("order", _EVENTS, ids, payloads)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise CannotStart(_away("order", error)) from None
+NOW = "select now()"
 
 
-def _away(service: str, error: Exception) -> str:
-    return f"the database of {service} cannot be read ({str(error) or type(error).__name__}): see `shopmesh status`"
+async def slices(databases: Databases, since: datetime) -> AsyncIterator[list[UUID]]:
+    """The ids of all orders, reservations and notifications since then, AT_ONCE or so at a time."""
+    sample = await _ids(databases, 0, SPACE // SAMPLE - 1, since)
+    count = 1 + len(sample) * SAMPLE // AT_ONCE
+    for number in range(count):
+        ids = await _ids(databases, number * SPACE // count, (number + 1) * SPACE // count - 1, since)
+        if ids:
+            yield ids
+
+
+async def _ids(databases: Databases, first: int, last: int, since: datetime) -> list[UUID]:
+    found = await asyncio.gather(
+        *(databases.read(service, _IDS[service], UUID(int=first), UUID(int=last), since) for service in SERVICES)
+    )
+    return list({row[0] for rows in found for row in rows})
+
+
+async def cases(databases: Databases, ids: Collection[UUID], *, payloads: bool) -> list[Case]:
+    """Everything there is about these orders."""
+
+    async def read_orders() -> tuple[Sequence[Row], Sequence[Row]]:
+        async with databases.at_one_moment("order"):
+            return await databases.read("order", _ORDERS, ids), await databases.read("order", _EVENTS, ids, payloads)
+
+    (orders, events), reservations, notifications = await asyncio.gather(
+        read_orders(),
+        databases.read("inventory", _RESERVATIONS, ids),
+        databases.read("notification", _NOTIFICATIONS, ids),
+    )
+    cases = {id: Case(id) for id in ids}
+    for row in orders:
+        cases[row["order_id"]].order = row
+    for row in events:
+        cases[row["order_id"]].events.append(row)
+    for row in reservations:
+        cases[row["reservation_id"]].reservation = row
+    for row in notifications:
+        cases[row["order_id"]].notifications.append(row)
+    return list(cases.values())

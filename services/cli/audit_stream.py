@@ -10,33 +10,17 @@ from uuid import UUID
 
 import orjson
 from google.protobuf.message import DecodeError
-from shop.order.v1 import events_pb2, order_pb2
+from shop.order.v1 import order_pb2
 
 from services.chassis.bus import Looking, Stored, StreamContents
-from services.cli.audit_rows import EVENTS_BY_VERSION, Databases
+from services.cli.audit_rows import EVENTS_BY_VERSION
 from services.cli.audit_rules import Case, Difference, Row
+from services.cli.databases import Databases
+from services.cli.order_events import said
 
 STREAM = "ORDERS"
 MARKED = timedelta(seconds=15)
 """An event that was sent may be marked so much later: its replica died, and another one sent it again."""
-
-_MESSAGES = {
-    message.DESCRIPTOR.full_name: message
-    for message in (events_pb2.OrderPlaced, events_pb2.OrderRejected, events_pb2.OrderCancelled)
-}
-
-
-def said(type: str | None, payload: bytes) -> tuple[order_pb2.Order, int | None, str | None]:
-    """The order in an event, its version and recipient; a version that nobody is told of is the order alone.
-
-    Raises DecodeError, also for an event that is younger than this command.
-    """
-    if type is None:
-        return order_pb2.Order.FromString(payload), None, None
-    if type not in _MESSAGES:
-        raise DecodeError(f"nothing is known of {type}")
-    event = _MESSAGES[type].FromString(payload)
-    return event.order, event.version, event.recipient
 
 
 @dataclass(slots=True)

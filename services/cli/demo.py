@@ -14,8 +14,9 @@ from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
+from services.cli.databases import Databases, urls
 from services.cli.identity import access_token
-from services.cli.order_trail import Databases, Trail, money, order_uuid
+from services.cli.order_trail import Trail, money, order_uuid, trail
 from services.cli.process import CannotStart
 from services.cli.settings import HOST
 
@@ -59,7 +60,7 @@ async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
     story.step("keycloak", f"gave ann an access token of {len(token)} characters")
     async with (
         grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}", options=NO_PROXY) as edge,
-        Databases(ports["postgres"]) as databases,
+        Databases(urls(ports["postgres"])) as databases,
         httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
     ):
         try:
@@ -67,10 +68,10 @@ async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
             order = await _place(edge, lines, token, story)
             await _followed(order, databases, mail)
             await _cancel(edge, order, token, story)
-            trail, arrived = await _followed(order, databases, mail)
+            followed, arrived = await _followed(order, databases, mail)
         except grpc.aio.AioRpcError as error:
             raise CannotStart(f"the shop refused: {error.code().name} {error.details()}") from None
-    for when, where, what in _told(trail):
+    for when, where, what in _told(followed):
         story.step(where, what, when)
     for when, subject in arrived:
         story.step("mailbox", f"has “{subject}”: http://{HOST}:{ports['mail']}", when)
@@ -82,11 +83,11 @@ async def _followed(
 ) -> tuple[Trail, list[tuple[datetime, str]]]:
     """Everything about the order once it has come to rest, and when which mail arrived."""
     order_id, give_up = order_uuid(order.name), time.monotonic() + MAIL_S
-    while not (trail := await databases.trail(order_id)).is_finished or not (arrived := await _arrived(mail, trail)):
+    while not (seen := await trail(databases, order_id)).is_finished or not (arrived := await _arrived(mail, seen)):
         if time.monotonic() > give_up:
             raise CannotStart(f"the mail has not come within {MAIL_S:.0f} s: see `shopmesh order {order_id}`")
         await asyncio.sleep(LOOK_EVERY_S)
-    return trail, arrived
+    return seen, arrived
 
 
 async def _choose(edge: grpc.aio.Channel, story: Story) -> list[order_pb2.Order.Line]:
@@ -149,7 +150,7 @@ STOCK = {
 def _told(trail: Trail) -> list[tuple[datetime, str, str]]:
     """What happened behind the calls, with the times that the databases keep."""
     assert trail.order is not None
-    pieces = sum(line["quantity"] for line in trail.lines)
+    pieces = sum(trail.reservation["quantities"]) if trail.reservation else 0
     moved = {entry["kind"]: entry["create_time"] for entry in trail.ledger}
     steps = [(when, "inventory", STOCK[kind].format(pieces)) for kind, when in moved.items() if kind in STOCK]
     first, *changes = trail.events

@@ -1,7 +1,7 @@
 """The whole shop behind its doors, in one process: the real tables of three services, their workers and the stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -45,6 +45,14 @@ CONFIG = NotificationConfig(
     mail_backoff_initial=Duration(seconds=1),
     mail_backoff_max=Duration(seconds=1),
     mail_give_up=Duration(seconds=60),
+)
+
+
+_CLEAR = (
+    ("order", "truncate orders, order_events"),
+    ("order", "update event_stream set create_time = null"),
+    ("inventory", "truncate stock, reservations, ledger, adjustments"),
+    ("notification", "truncate notifications, dead_letters"),
 )
 
 
@@ -101,11 +109,8 @@ class Backstage:
     postgres: Postgres
 
     def __post_init__(self) -> None:
+        self._woken = tuple[Callable[[], None], ...]()
         self.stock = Stock(Warehouse(SqlReservations(self.databases["inventory"])))
-        self._settling = Worker(
-            SettlerJob(self.databases["order"], Settling(self.stock, lambda: TERMS, _now).settle, self._committed)
-        )
-        self._sending = Worker(relay(self.databases["order"], self.bus))
         self.orders = SqlOrders(self.databases["order"], self._committed)
         self._desk = Ordering(self.orders, Catalogue(), self.stock, lambda: TERMS, _now, lambda: None)
 
@@ -129,12 +134,16 @@ class Backstage:
 
     @asynccontextmanager
     async def work(self) -> AsyncIterator[None]:
+        orders = self.databases["order"]
+        settling = Worker(SettlerJob(orders, Settling(self.stock, lambda: TERMS, _now).settle, self._committed))
+        sending = Worker(relay(orders, self.bus))
+        self._woken = (settling.wake, sending.wake)
         notifications = SqlNotifications(self.databases["notification"])
         mails = Worker[Claimed, Outcome](Sender(notifications, Mailbox(), lambda: CONFIG))
         events = OrderEvents(Hearing(notifications, letter, mails.wake))
         reaper = Reaper(self.stock.warehouse, lambda: timedelta(seconds=0.1))
         consume = partial(self.bus.consume, STREAM, CONSUMER, SUBJECTS, events.handle)
-        jobs = (self._settling.run, self._sending.run, mails.run, reaper.run, consume)
+        jobs = (settling.run, sending.run, mails.run, reaper.run, consume)
         tasks = [asyncio.ensure_future(job()) for job in jobs]
         try:
             yield
@@ -142,6 +151,13 @@ class Backstage:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def sold(self, number: int) -> list[Order]:
+        """So many orders, settled, announced and told."""
+        async with self.work():
+            orders = list(await asyncio.gather(*(self.place() for _ in range(number))))
+            await self.at_rest()
+        return orders
 
     async def at_rest(self) -> None:
         """Every order is settled and announced, every mail is out."""
@@ -160,6 +176,13 @@ class Backstage:
 
         await eventually(look, "all is settled, announced and told")
 
+    async def clear(self) -> None:
+        """As if nothing had ever been sold."""
+        for service, statement in _CLEAR:
+            await self.databases[service].execute(statement)
+        with suppress(NotFoundError):
+            await self.bus._stream.delete_stream(STREAM)
+
     async def corrupt(self, service: str, *statements: str) -> None:
         """As somebody who may do everything, and does."""
         connection = await asyncpg.connect(self.url(service, "postgres"))
@@ -170,13 +193,13 @@ class Backstage:
             await connection.close()
 
     def _committed(self) -> None:
-        self._settling.wake()
-        self._sending.wake()
+        for wake in self._woken:
+            wake()
 
 
 @asynccontextmanager
 async def backstage(postgres: Postgres, nats: NatsServer) -> AsyncIterator[Backstage]:
-    """Everything new, also the stream."""
+    """With new databases."""
     async with AsyncExitStack() as stack:
         databases = {
             service: await stack.enter_async_context(postgres.database(f"services.{service}")) for service in SERVICES
@@ -188,8 +211,6 @@ async def backstage(postgres: Postgres, nats: NatsServer) -> AsyncIterator[Backs
             return bus.connected
 
         await eventually(connected, "NATS is reached")
-        with suppress(NotFoundError):
-            await bus._stream.delete_stream(STREAM)
         yield Backstage(databases, nats, bus, postgres)
 
 

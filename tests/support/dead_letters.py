@@ -8,7 +8,7 @@ from tests.support.shop import Shop
 
 BURY = """
 insert into dead_letters (id, event_type, event_id, headers, payload, reason, attempts, state)
-values ($1, 'shop.order.v1.OrderPlaced', $1::text, '{}', '', 'no protobuf', 1, $2)"""
+values ($1::uuid, 'shop.order.v1.OrderPlaced', $1::uuid::text, '{}', '', 'no protobuf', 1, $2)"""
 
 
 WHY = "order: value is required; version: must be greater than or equal to 1; recipient: must be at least 1 characters"

@@ -1,17 +1,21 @@
 """What must be true of a shop when its faults are over: invariants 1 and 2 of its design, in figures."""
 
 from collections import Counter
+from datetime import timedelta
 
 import nats
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from services.cli import audit
+from services.cli.audit_page import page
 from services.order.events import STREAM
 from tests.support.bare_shop import BareShop
 from tests.support.waiting import eventually
 
 WITHIN_S = 30.0
 
+_TELLING = ("order", "inventory", "notification")
 _ORDERS = "select order_id, customer, request_id, state, settled_time from audit_orders"
 _EVENTS = "select order_id, version, event_id, sent_time from audit_order_events where type is not null"
 _RESERVATIONS = "select reservation_id, state from audit_reservations"
@@ -30,7 +34,7 @@ _DONE = {"SENT", "SUPERSEDED"}
 async def becomes_true(shop: BareShop) -> Counter[str]:
     """Returns how often each mail was sent. Raises AssertionError, naming what differs, if it is not so in 30 s.
 
-    To be asked when all requests were answered.
+    To be asked when all requests were answered. `shopmesh audit` has to agree.
     """
     sent = Counter[str]()
 
@@ -43,6 +47,13 @@ async def becomes_true(shop: BareShop) -> Counter[str]:
         return True
 
     await eventually(look, "everything is as it must be", WITHIN_S)
+    report = await audit.look(
+        {service: f"postgresql://audit@127.0.0.1:{shop.postgres.port}/{service}" for service in _TELLING},
+        shop.nats.url,
+        deep=True,
+        late=timedelta(0),
+    )
+    assert report.exit_code == 0, page(report)
     return sent
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -16,11 +17,8 @@ from services.cli.audit import Report, look
 from services.cli.audit_page import as_document, page
 from services.cli.audit_rules import MENDS
 from services.order.contract import event_id
-from services.order.domain import Order
 from services.order.events import STREAM
-from tests.support.backstage import Backstage, backstage
-from tests.support.nats import NatsServer, running_nats
-from tests.support.postgres import Postgres
+from tests.support.backstage import Backstage
 from tests.support.waiting import DEADLINE_S
 from tests.unit.order.fakes import MUGS
 
@@ -28,33 +26,19 @@ PLACED, CANCELLED = "shop.order.v1.OrderPlaced", "shop.order.v1.OrderCancelled"
 LONG_AGO = "now() - interval '5 min'"
 
 
-@pytest.fixture(scope="module")
-def stream_server() -> Iterator[NatsServer]:
-    """A NATS of one's own: the stream has the same name everywhere."""
-    with running_nats() as server:
-        yield server
-
-
 @pytest.fixture
-async def shop(postgres: Postgres, stream_server: NatsServer) -> AsyncIterator[Backstage]:
-    async with backstage(postgres, stream_server) as shop:
-        await shop.stocked(mug=1000, teapot=1000)
-        yield shop
-
-
-@pytest.fixture
-async def stream(stream_server: NatsServer) -> AsyncIterator[JetStreamContext]:
-    client = await nats.connect(stream_server.url)
+async def stream(shop: Backstage) -> AsyncIterator[JetStreamContext]:
+    client = await nats.connect(shop.nats.url)
     yield client.jetstream()
     await client.close()
 
 
-async def placed(shop: Backstage, number: int) -> list[Order]:
-    """Settled, announced and told."""
-    async with shop.work():
-        orders = list(await asyncio.gather(*(shop.place() for _ in range(number))))
-        await shop.at_rest()
-    return orders
+@asynccontextmanager
+async def without_constraint(shop: Backstage, service: str, table: str, name: str, rule: str) -> AsyncIterator[None]:
+    await shop.corrupt(service, f"alter table {table} drop constraint {name}")
+    yield
+    await shop.clear()
+    await shop.corrupt(service, f"alter table {table} add constraint {name} {rule}")
 
 
 async def no_pause() -> None: ...
@@ -72,7 +56,7 @@ def named(report: Report) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("deep", [False, True])
 async def test_a_shop_at_rest_has_no_difference(shop: Backstage, deep: bool) -> None:
-    first, *_ = await placed(shop, 5)
+    first, *_ = await shop.sold(5)
     async with shop.work():
         await shop.cancel(first)
         await shop.at_rest()
@@ -171,13 +155,11 @@ CORRUPTED: list[tuple[Sequence[str], str, str]] = [
 
 
 async def test_each_row_that_was_corrupted_is_named_with_its_mend(shop: Backstage) -> None:
-    orders = await placed(shop, len(CORRUPTED) + 2)
-    await shop.corrupt("notification", "alter table notifications drop constraint inbox")
+    orders = await shop.sold(len(CORRUPTED) + 2)
     await shop.corrupt("order", f"update order_events set sent_time = {LONG_AGO}")
     expected = set[tuple[str, str]]()
-    for order, (kinds, service, statement) in zip(orders, CORRUPTED, strict=False):
-        await shop.corrupt(service, statement.format(id=order.id))
-        expected |= {(kind, str(order.id)) for kind in kinds}
+    corruptions = list(zip(orders, CORRUPTED, strict=False))
+    expected |= {(kind, str(order.id)) for order, (kinds, _, _) in corruptions for kind in kinds}
     # The sums stay right: only the two reservations tell.
     less, more = orders[-2:]
     for order, on_hand in ((less, 0), (more, -2)):
@@ -188,7 +170,10 @@ async def test_each_row_that_was_corrupted_is_named_with_its_mend(shop: Backstag
         )
         expected.add(("reservation-ledger", str(order.id)))
 
-    report = await at_once(shop)
+    async with without_constraint(shop, "notification", "notifications", "inbox", "unique (order_id, kind)"):
+        for order, (_, service, statement) in corruptions:
+            await shop.corrupt(service, statement.format(id=order.id))
+        report = await at_once(shop)
 
     assert named(report) ^ expected == set()
     assert report.exit_code == 1
@@ -196,16 +181,16 @@ async def test_each_row_that_was_corrupted_is_named_with_its_mend(shop: Backstag
 
 async def test_stock_that_does_not_add_up_is_named(shop: Backstage) -> None:
     await shop.stock.reserve(held := uuid4(), MUGS, timedelta(minutes=10))
-    await shop.corrupt(
-        "inventory",
-        f"update reservations set expire_time = {LONG_AGO} where id = '{held}'",
-        "alter table stock drop constraint promised_pieces_are_there",
-        "insert into stock values ('bounds', 1, 2, 1), ('ledger', 5, 0, 1), ('held', 5, 2, 1)",
-        "insert into ledger (product, kind, on_hand_delta, reserved_delta) values ('bounds', 'ADJUSTED', 1, 2),"
-        " ('held', 'ADJUSTED', 5, 2), ('nowhere', 'ADJUSTED', 1, 0)",
-    )
-
-    report = await at_once(shop)
+    bounds = "check (0 <= reserved and reserved <= on_hand)"
+    async with without_constraint(shop, "inventory", "stock", "promised_pieces_are_there", bounds):
+        await shop.corrupt(
+            "inventory",
+            f"update reservations set expire_time = {LONG_AGO} where id = '{held}'",
+            "insert into stock values ('bounds', 1, 2, 1), ('ledger', 5, 0, 1), ('held', 5, 2, 1)",
+            "insert into ledger (product, kind, on_hand_delta, reserved_delta) values ('bounds', 'ADJUSTED', 1, 2),"
+            " ('held', 'ADJUSTED', 5, 2), ('nowhere', 'ADJUSTED', 1, 0)",
+        )
+        report = await at_once(shop)
 
     assert named(report) == {
         ("hold-late", str(held)),
@@ -230,7 +215,7 @@ async def published(stream: JetStreamContext, id: UUID, payload: bytes, type: st
 
 
 async def test_what_the_stream_has_too_much_or_too_little_is_named(shop: Backstage, stream: JetStreamContext) -> None:
-    _, lost, doubled, older, good = await placed(shop, 5)
+    _, lost, doubled, older, good = await shop.sold(5)
     there = await stored(stream, 5)
     await stream.delete_msg(STREAM, there[event_id(lost)][0])
     await published(stream, event_id(doubled), there[event_id(doubled)][1], copy="/1")
@@ -252,7 +237,7 @@ async def test_what_the_stream_has_too_much_or_too_little_is_named(shop: Backsta
 
 
 async def test_only_a_deep_look_reads_what_events_say(shop: Backstage, stream: JetStreamContext) -> None:
-    order, _ = await placed(shop, 2)
+    order, _ = await shop.sold(2)
     await shop.corrupt(
         "order",
         f"update order_events set payload = (select payload from order_events where order_id <> '{order.id}')"
@@ -266,7 +251,7 @@ async def test_only_a_deep_look_reads_what_events_say(shop: Backstage, stream: J
 
 
 async def test_a_purged_stream_lacks_only_what_it_should_still_have(shop: Backstage, stream: JetStreamContext) -> None:
-    orders = await placed(shop, 4)
+    orders = await shop.sold(4)
     *_, gone = await stored(stream, 4)
     await stream.purge_stream(STREAM, seq=3)
     assert not (await at_once(shop)).differences
@@ -281,14 +266,14 @@ async def test_a_purged_stream_lacks_only_what_it_should_still_have(shop: Backst
 
 
 async def test_a_stream_that_order_does_not_know_is_named(shop: Backstage, stream: JetStreamContext) -> None:
-    await placed(shop, 1)
+    await shop.sold(1)
     await shop.corrupt("order", "update event_stream set create_time = create_time - interval '1 s'")
 
     assert named(await at_once(shop)) == {("stream-unnoticed", STREAM)}
 
 
 async def test_what_is_on_its_way_is_no_difference(shop: Backstage) -> None:
-    fresh, pending, backing_off, discarded, buried, resent, *_ = await placed(shop, 7)
+    fresh, pending, backing_off, discarded, buried, resent, *_ = await shop.sold(7)
     await shop.stock.reserve(uuid4(), MUGS, timedelta(minutes=10))
     soon = "now() + interval '5 min'"
     await shop.corrupt(
@@ -322,7 +307,7 @@ async def test_what_is_on_its_way_is_no_difference(shop: Backstage) -> None:
 
 
 async def test_a_pending_order_that_nobody_tries_is_late(shop: Backstage) -> None:
-    [order] = await placed(shop, 1)
+    [order] = await shop.sold(1)
     await shop.corrupt(
         "order",
         f"update orders set state = 'PENDING_STOCK', settled_time = null, update_time = {LONG_AGO},"
@@ -333,7 +318,7 @@ async def test_a_pending_order_that_nobody_tries_is_late(shop: Backstage) -> Non
 
 
 async def test_a_difference_that_is_gone_at_the_second_look_is_none(shop: Backstage) -> None:
-    await placed(shop, 1)
+    await shop.sold(1)
     await shop.corrupt("inventory", "update reservations set state = 'HELD'")
 
     async def mended() -> None:
@@ -346,7 +331,7 @@ async def test_a_difference_that_is_gone_at_the_second_look_is_none(shop: Backst
 
 
 async def test_an_older_order_is_looked_at_when_asked_for_or_still_under_way(shop: Backstage) -> None:
-    old, older, open_one = await placed(shop, 3)
+    old, older, open_one = await shop.sold(3)
     last_year = "now() - interval '1 year'"
     for order in (old, older, open_one):
         await shop.corrupt("order", f"update orders set create_time = {last_year} where id = '{order.id}'")
@@ -397,7 +382,7 @@ async def test_a_shop_that_sells_has_no_difference_at_any_moment(shop: Backstage
 
 
 async def test_nats_away_is_said_and_the_rest_looked_at(shop: Backstage) -> None:
-    await placed(shop, 1)
+    await shop.sold(1)
     report = await look(shop.urls, "nats://127.0.0.1:1", pause=no_pause)
 
     assert (report.exit_code, report.differences) == (2, [])
@@ -406,7 +391,7 @@ async def test_nats_away_is_said_and_the_rest_looked_at(shop: Backstage) -> None
 
 
 async def test_a_page_and_a_document_tell_all_of_it(shop: Backstage) -> None:
-    order, _ = await placed(shop, 2)
+    order, _ = await shop.sold(2)
     await shop.corrupt(
         "order", f"update orders set settled_time = null, update_time = {LONG_AGO} where id = '{order.id}'"
     )
