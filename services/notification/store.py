@@ -38,8 +38,10 @@ select *, 1 from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::byt
 on conflict do nothing"""
 
 # Locks the rows that it takes and passes by what another sender has locked. A row that was taken between this
-# statement's snapshot and its lock is looked at again under the lock, and is no longer due.
-_CLAIM = """
+# statement's snapshot and its lock is looked at again under the lock, and is no longer due. The others of its order are
+# described as not final: were they READY or SENDING, a planner that has not heard how many wait would look for them in
+# the index `due`, and read all of it for each row.
+CLAIM = """
 with due as (
   select id, superseded
   from notifications this
@@ -50,7 +52,7 @@ with due as (
   where state in ('READY', 'SENDING') and claimable_time <= now() and (superseded or not exists (
     -- Its turn comes later: another one is under way, or an older one is due.
     select from notifications other
-    where other.order_id = this.order_id and other.id <> this.id and other.state in ('READY', 'SENDING')
+    where other.order_id = this.order_id and other.id <> this.id and other.state not in ('SENT', 'SUPERSEDED', 'FAILED')
       and case when other.claimable_time > now() then other.state = 'SENDING' else other.version < this.version end
   ))
   order by claimable_time
@@ -170,10 +172,10 @@ class SqlNotifications:
 
     async def claim(self, most: int, lease: timedelta) -> Sequence[Attempt]:
         try:
-            rows = await self._database.fetch(_CLAIM, most, lease)
+            rows = await self._database.fetch(CLAIM, most, lease)
         except asyncpg.UniqueViolationError:
             # Another sender took another one of the same order at the same moment: now it can be seen.
-            rows = await self._database.fetch(_CLAIM, most, lease)
+            rows = await self._database.fetch(CLAIM, most, lease)
         return [_attempt(row) for row in rows]
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
