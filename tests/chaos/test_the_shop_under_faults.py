@@ -5,12 +5,12 @@
 
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from tests.support.bare_shop import BareShop, running_bare_shop
-from tests.support.shop_faults import HEAD, LASTING, Fault, Row, sold_out, storm, under
+from tests.support.shop_faults import HEAD, LASTING, Fault, Row, pending, sold_out, storm, under
 from tests.support.steps import STEPS, Step, frozen_at, killed_at
 
 KILLS = 50
@@ -61,8 +61,11 @@ async def test_an_outage_costs_patience_and_nothing_else(bare: BareShop, rows: l
 
 
 @pytest.mark.parametrize("seed", [SEED])
-async def test_a_storm_costs_patience_and_nothing_else(bare: BareShop, rows: list[Row], seed: int) -> None:
-    rows.append(await under(storm(KILLS, seed), bare))
+@pytest.mark.parametrize("what", [storm, lambda kills, seed: pending(storm(kills, seed))], ids=["refused", "pending"])
+async def test_a_storm_costs_patience_and_nothing_else(
+    bare: BareShop, rows: list[Row], what: Callable[[int, int], Fault], seed: int
+) -> None:
+    rows.append(await under(what(KILLS, seed), bare))
 
 
 @pytest.mark.parametrize("time", range(SOLD_OUT))

@@ -33,10 +33,13 @@ from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import BIN, Server
 from tests.support.serving import Metadata, ServiceProcess, bearing
 from tests.support.smtp_sink import SmtpSink
+from tests.support.waiting import eventually
 
 type Request = tuple[str, str]
 """Customer and request_id."""
 
+PENDING = {"inventory_away": "INVENTORY_AWAY_PENDING_STOCK"}
+"""Orders are accepted while Inventory is away."""
 HOLD_TTL_S = 10
 LEASE_S = 3
 CONFIG: Mapping[str, Mapping[str, str]] = {
@@ -152,6 +155,22 @@ class BareShop:
         finally:
             await connection.close()
 
+    async def configure(self, service: str, **fields: str) -> None:
+        """CONFIG with these fields beside it, and nothing else, holds for the service; returns when it does."""
+        etcd = Etcd(self.mesh.etcd.endpoints)
+        try:
+            document = {**CONFIG[service], **fields}
+            revision = await etcd.put(f"/shop/config/{service}", json.dumps(document).encode())
+        finally:
+            await etcd.close()
+
+        async def look() -> bool:
+            told = await asyncio.to_thread(self.mesh.etcd.entries, f"/shop/status/{service}/")
+            documents = [json.loads(status)["documents"][f"config/{service}"] for status in told.values()]
+            return [document.get("revision") for document in documents] == [str(revision)] * len(self.of(service))
+
+        await eventually(look, f"{service} goes by its configuration")
+
     async def healthy(self) -> None:
         """Returns when calls go to all instances."""
         for service in SERVICES:
@@ -183,12 +202,13 @@ async def running_bare_shop(*, wired: bool = False) -> AsyncIterator[BareShop]:
         await asyncio.gather(*(asyncio.to_thread(part.start) for part in (postgres, shop.nats, shop.sink)))
         command = LocalPostgres(postgres.folder, as_root=postgres.user is not None).databases_command(postgres.port)
         await asyncio.to_thread(subprocess.run, command, check=True)
-        await _configure(mesh)
+        await _lift_limits(mesh)
         for service in SERVICES:
             for number in (1, 2):
                 shop.instances.append(instance := await _instance(shop, service, number, stack if wired else None))
                 stack.callback(instance.kill)
         await asyncio.gather(*(asyncio.to_thread(one.start) for one in shop.instances))
+        await asyncio.gather(*map(shop.configure, CONFIG))
         await _shorten_leases(shop)
         shop._channels.append(await stack.enter_async_context(grpc.aio.insecure_channel(mesh.envoy.edge)))
         await shop.healthy()
@@ -214,14 +234,12 @@ async def _instance(shop: BareShop, service: str, number: int, stack: AsyncExitS
     )  # fmt: skip
 
 
-async def _configure(mesh: Mesh) -> None:
+async def _lift_limits(mesh: Mesh) -> None:
+    unlimited = json.dumps({"rate_limit": {"user": {"calls": 0}, "address": {"calls": 0}}}).encode()
     etcd = Etcd(mesh.etcd.endpoints)
     try:
-        for service, config in CONFIG.items():
-            await etcd.put(f"/shop/config/{service}", json.dumps(config).encode())
         for service in SERVICES:
-            unlimited = {"rate_limit": {"user": {"calls": 0}, "address": {"calls": 0}}}
-            await etcd.put(f"/shop/policy/{service}", json.dumps(unlimited).encode())
+            await etcd.put(f"/shop/policy/{service}", unlimited)
     finally:
         await etcd.close()
 

@@ -32,8 +32,7 @@ class Purchase:
     """By code, how often there was no answer."""
     took_s: float = 0.0
     """Until the slowest answer."""
-    answer: asyncio.Task[None] | None = None
-    """To what was begun last."""
+    _under_way: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> UUID:
@@ -42,12 +41,17 @@ class Purchase:
         return order_id(self.customer, self.request_id, cart)
 
     def begin_to_place(self) -> None:
-        """`answer` ends with it."""
-        self.answer = asyncio.create_task(self.place())
+        """`answered` returns when it is done."""
+        self._under_way = asyncio.create_task(self.place())
 
     def begin_to_cancel(self) -> None:
-        """`answer` ends with it."""
-        self.answer = asyncio.create_task(self.cancel())
+        """`answered` returns when it is done."""
+        self._under_way = asyncio.create_task(self.cancel())
+
+    async def answered(self) -> None:
+        """Raises what `place` or `cancel` raised."""
+        if self._under_way:
+            await self._under_way
 
     async def place(self) -> None:
         """Raises AioRpcError for a refusal, TimeoutError when nobody answers in time."""

@@ -14,7 +14,7 @@ from typing import Self
 
 from grpc import StatusCode
 
-from tests.support.bare_shop import BareShop
+from tests.support.bare_shop import PENDING, BareShop
 from tests.support.purchase import Purchase
 from tests.support.refused import Refused, outcome
 from tests.support.servers import Server
@@ -152,13 +152,28 @@ async def postgres_frozen(shop: BareShop) -> None:
 
 
 async def inventory_away(shop: BareShop) -> None:
-    """Both instances of Inventory are away for 10 s: longer than holds live, of which half must be left."""
+    """Both instances of Inventory are away for 10 s."""
     await _away(*shop.of("inventory"))
 
 
 async def inventory_frozen(shop: BareShop) -> None:
     """Both instances of Inventory hang for 10 s."""
     await _hangs(*shop.of("inventory"))
+
+
+def pending(fault: Fault) -> Fault:
+    """The same in a shop that accepts orders while Inventory is away."""
+
+    async def accepting(shop: BareShop) -> None:
+        await shop.configure("order", **PENDING)
+        try:
+            await fault(shop)
+        finally:
+            await shop.configure("order")
+
+    accepting.__name__ = f"{fault.__name__}_and_orders_wait"
+    accepting.__doc__ = f"{first_line(fault)}; orders are accepted as PENDING_STOCK"
+    return accepting
 
 
 async def notification_away(shop: BareShop) -> None:
@@ -242,5 +257,5 @@ def _start(part: Server) -> None:
 
 LASTING: Sequence[Fault] = (
     nats_away, nats_frozen, nats_wiped, mail_away, mail_frozen, postgres_away, postgres_frozen, inventory_away,
-    inventory_frozen, notification_away,
+    inventory_frozen, pending(inventory_away), pending(inventory_frozen), notification_away,
 )  # fmt: skip

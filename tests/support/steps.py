@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import asyncpg
 
 from services.order.contract import EVENT_TYPES
-from tests.support.bare_shop import BareShop, Instance, Wires
+from tests.support.bare_shop import PENDING, BareShop, Instance, Wires
 from tests.support.proxy import Proxy
 from tests.support.purchase import Purchase
 from tests.support.shop_faults import Row, first_line
@@ -189,9 +189,24 @@ async def released(shop: BareShop, purchase: Purchase) -> AsyncIterator[Instance
     yield victim
 
 
+@asynccontextmanager
+async def pending_held(shop: BareShop, purchase: Purchase) -> AsyncIterator[Instance]:
+    """Order, when it holds stock for an order that is PENDING_STOCK and not marked as placed."""
+    await shop.configure("order", **PENDING)
+    _hold_at(shop.of("order"), _mesh, _reservation_of(purchase))
+    await purchase.place()
+    await shop.configure("order")
+    for instance in shop.of("order"):
+        _mesh(instance).cut()
+    _hold_after(shop.of("order"), _mesh, _reservation_of(purchase))
+    victim = await _held_first(shop.of("order"), _mesh)
+    await _reservation_is(shop, purchase, "HELD")
+    yield victim
+
+
 STEPS: Sequence[Step] = (
     before_reserve, hold_taken, hold_taken_by_inventory, before_commit, commit_in_doubt, committed, event_claimed,
-    event_acked, event_unacked, mail_accepted, confirmed, confirmed_by_inventory, released,
+    event_acked, event_unacked, mail_accepted, confirmed, confirmed_by_inventory, released, pending_held,
 )  # fmt: skip
 
 
@@ -202,8 +217,7 @@ async def killed_at(step: Step, shop: BareShop) -> Row:
         await asyncio.to_thread(victim.kill)
         for wire in _wires(victim).all:
             wire.cut()
-    assert purchase.answer
-    await purchase.answer
+    await purchase.answered()
     await asyncio.to_thread(victim.start)
     row = Row.of(f"{first_line(step)}: killed", [purchase], await becomes_true(shop) - mails)
     await shop.healthy()
@@ -215,8 +229,7 @@ async def frozen_at(step: Step, shop: BareShop) -> Row:
     purchase, mails = Purchase(shop, await shop.stocked(1)), shop.sink.accepted
     async with step(shop, purchase) as victim:
         await asyncio.to_thread(victim.freeze)
-    assert purchase.answer
-    await purchase.answer
+    await purchase.answered()
     await becomes_true(shop)
     for wire in _wires(victim).all:
         wire.let_go()
