@@ -199,22 +199,26 @@ async def _hangs(*parts: Server) -> None:
 KINDS = ("order", "inventory", "notification", "nats", "postgres", "smtp", "envoy", "controlplane")
 LONGEST_PAUSE_S = 1.5
 """Between two kills."""
+MOST_DOWN = 4
+"""At once, of eleven: where starting takes long, nobody would be left to be killed at anything."""
 
 
 def storm(kills: int, seed: int) -> Fault:
     """Of so many kills, by chance but for the seed."""
 
     async def fault(shop: BareShop) -> None:
-        chance, down = Random(seed), set[str]()
+        chance, down, others_are_up = Random(seed), set[str](), asyncio.Semaphore(MOST_DOWN)
 
         async def lose(name: str, part: Server) -> None:
             await asyncio.to_thread(part.kill)
             await asyncio.to_thread(_start, part)
             down.discard(name)
+            others_are_up.release()
 
         async with asyncio.TaskGroup() as losses:
             for _ in range(kills):
                 await asyncio.sleep(chance.uniform(0.0, LONGEST_PAUSE_S))
+                await others_are_up.acquire()
                 up = {kind: [name for name in shop.parts if name.startswith(kind)] for kind in KINDS}
                 kind = chance.choice([kind for kind, names in up.items() if set(names) - down])
                 down.add(name := chance.choice([name for name in up[kind] if name not in down]))
