@@ -5,12 +5,10 @@ else the machine does meets all of them. Only one of them works at a time; what 
 """
 
 import argparse
-import asyncio
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,16 +21,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, costs, mesh, report
+from bench import contenders, costs, mesh, report, truth
 from bench.contenders import Contender, Peer, Product
 from bench.load import Order
 from services.cli.identity import access_token
-from tests.support.limits import lift_limits
 from tests.support.shop import Shop, running_shop, started_shop, stop
 
 RESULTS = Path(__file__).parent / "results"
 CALLS = ("PlaceOrder", "GetProduct")
-DRAINED_WITHIN_S = 180.0
 WARM_UP_S = 3.0
 COUNTED_S = 2.0
 """How long statements are counted: from the log, which makes all slower, so not while time is taken."""
@@ -78,15 +74,11 @@ class Run:
 
         Raises RuntimeError or AssertionError when a call failed or tables do not agree: then no figure counts.
         """
-        command = [sys.executable, "-m", "bench.load", order.as_json()]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{contender.name}, {call}: {done.stderr[-2000:]}")
-        got: dict[str, Any] = json.loads(done.stdout)
+        got = order.sent()
         ended = time.monotonic()
         if call == "PlaceOrder":
             self.orders[contender.tables] += got["calls"]
-            drain(contender)
+            contenders.drain(contender)
             got["drain_s"] = time.monotonic() - ended
             contender.check(self.orders[contender.tables])
         return got
@@ -106,15 +98,6 @@ class Run:
             "by_database": ", ".join(f"{name} {count / got['calls']:.1f}" for name, count in counted.most_common()),
         }  # fmt: skip
         self.note("round_trips", [*self.found["round_trips"], row])
-
-
-def drain(contender: Contender) -> None:
-    """Waits until everything that the orders caused is done."""
-    until = time.monotonic() + DRAINED_WITHIN_S
-    while left := contender.left():
-        if time.monotonic() > until:
-            raise RuntimeError(f"{contender.name}: {left} orders are not done after {DRAINED_WITHIN_S:.0f} s")
-        time.sleep(0.25)
 
 
 @contextmanager
@@ -165,8 +148,11 @@ def main() -> None:
         if options.mesh:
             print("the mesh", flush=True)
             run.note("mesh", mesh.measure())
+        if options.truth:
+            print("what the guarantees cost", flush=True)
+            run.note("truth", truth.measure())
         with ExitStack() as held:
-            shop = _shop(held, folder)
+            shop = contenders.stocked_shop(held, folder / "shop")
             issuer = contenders.issuer_of(shop)
             taking_part = [
                 Product(shop, report.SHOPS[name])
@@ -179,18 +165,6 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     print("\n" + report.tell(run.found))
     print(f"\n{file}; it took {(datetime.now(UTC) - begun).total_seconds() / 60:.0f} minutes")
-
-
-def _shop(held: ExitStack, folder: Path) -> Shop:
-    """The shop, its products in stock, its spans going to a sink."""
-    sink = held.enter_context(subprocess.Popen([sys.executable, "-m", "bench.sink"], stdout=subprocess.PIPE, text=True))
-    held.callback(sink.terminate)
-    assert sink.stdout is not None
-    environment = {"SHOPMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{int(sink.stdout.readline())}"}
-    shop: Shop = held.enter_context(running_shop(folder / "shop", "--no-demo-data", environment=environment))
-    asyncio.run(lift_limits(shop))  # two customers send all orders
-    asyncio.run(contenders.stock_up(shop, access_token(contenders.issuer_of(shop), "carol")))
-    return shop
 
 
 def _peer(held: ExitStack, folder: Path, name: str, issuer: str, python: Path) -> Peer:
@@ -241,6 +215,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=5, help="how often the start of the shop is timed")
     parser.add_argument("--no-count", dest="count", action="store_false", help="do not count SQL statements")
     parser.add_argument("--mesh", action="store_true", help="begin with what `python -m bench.mesh` does")
+    parser.add_argument("--truth", action="store_true", help="begin with what `python -m bench.truth` does")
     parser.add_argument("--fastapi-python", type=Path, default=Path(".tools/bench/bin/python"), help="has FastAPI")
     parser.add_argument("--results", type=Path, help="file of all figures; bench/results/<time>.json")
     return parser.parse_args()

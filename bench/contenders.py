@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,14 +31,17 @@ from bench.load import PRODUCTS, Call
 from bench.peers import envoy
 from bench.report import SERVICES
 from services.chassis.etcd import Etcd
+from services.cli.identity import access_token
 from services.cli.settings import HOST
 from services.cli.tether import die_with_parent
 from services.files import resource
+from tests.support.limits import lift_limits
 from tests.support.ports import free_port
-from tests.support.shop import Shop
+from tests.support.shop import Shop, running_shop
 
 PEERS = Path(__file__).parent / "peers"
 PIECES = 1_000_000
+DRAINED_WITHIN_S = 180.0
 
 PLACE_ORDER = """{"requestId": "{id}", "order": {"lines": [
  {"product": "products/{product}", "quantity": {quantity}}, {"product": "products/{other}", "quantity": 1}]}}"""
@@ -58,7 +62,7 @@ class Contender(Protocol):
 
     @property
     def calls(self) -> Mapping[str, Call]:
-        """PlaceOrder and GetProduct."""
+        """PlaceOrder, GetProduct and, of the shop, ListOrders."""
         ...
 
     @property
@@ -93,6 +97,7 @@ def calls_of_the_shop(edge: str) -> dict[str, Call]:
     return {
         "PlaceOrder": Call(edge, "shop.order.v1.OrderService/PlaceOrder", PLACE_ORDER, descriptors),
         "GetProduct": Call(edge, "shop.product.v1.ProductService/GetProduct", GET_PRODUCT, descriptors),
+        "ListOrders": Call(edge, "shop.order.v1.OrderService/ListOrders", "{}", descriptors),
     }
 
 
@@ -300,6 +305,29 @@ class Peer:
 
     def _ask(self, database: str, question: str) -> list[Any]:
         return query(self._server + database, question)
+
+
+def drain(contender: Contender) -> None:
+    """Waits until everything that the orders caused is done."""
+    until = time.monotonic() + DRAINED_WITHIN_S
+    while left := contender.left():
+        if time.monotonic() > until:
+            raise RuntimeError(f"{contender.name}: {left} orders are not done after {DRAINED_WITHIN_S:.0f} s")
+        time.sleep(0.25)
+
+
+def stocked_shop(held: ExitStack, state: Path, environment: Mapping[str, str] | None = None) -> Shop:
+    """A shop with its products in stock and without limits, its spans going to a sink."""
+    sink = held.enter_context(subprocess.Popen([sys.executable, "-m", "bench.sink"], stdout=subprocess.PIPE, text=True))
+    held.callback(sink.terminate)
+    assert sink.stdout is not None
+    to_sink = {"SHOPMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{int(sink.stdout.readline())}"}
+    shop: Shop = held.enter_context(
+        running_shop(state, "--no-demo-data", environment={**to_sink, **(environment or {})})
+    )
+    asyncio.run(lift_limits(shop))  # two customers send all orders
+    asyncio.run(stock_up(shop, access_token(issuer_of(shop), "carol")))
+    return shop
 
 
 def query(address: str, statement: str) -> list[Any]:

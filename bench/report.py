@@ -79,6 +79,7 @@ def tell(run: Row) -> str:
     parts += [_speeds(call, [row for row in loads if row["call"] == call]) for call in calls]
     parts += [_cpu(loads), _trips(run["round_trips"]), _memory(run["memory_mib"]), _goals(loads)]
     parts += [mesh(run["mesh"])] if "mesh" in run else []
+    parts += [truth(run["truth"])] if "truth" in run else []
     return "\n\n".join(parts)
 
 
@@ -179,6 +180,55 @@ def mesh(sizes: Sequence[Row]) -> str:
             ),
         )
     )
+
+
+_WAITING = {"quiet": "none waits", "beside": "events wait"}
+
+
+def truth(found: Row) -> str:
+    """What bench.truth found."""
+    beside = [{**row, "contender": row["shop"]} for row in found["beside"]]
+    stored = [{**row, "contender": row["shop"]} for row in found["stored"]]
+    drain = found["drain"]
+    waiting = [{**row, "contender": name, "round": 0} for key, name in _WAITING.items() for row in drain[key]]
+    databases = sorted({name for took in found["statements_ms"].values() for name in took})
+    statements = [
+        (shop, f"{sum(took.values()):.2f}", *(f"{took.get(name, 0):.2f}" for name in databases))
+        for shop, took in found["statements_ms"].items()
+    ]
+    mails = [(row["concurrency"], f"{row['p50']:.0f}", f"{row['p99']:.0f}", row["mails"]) for row in found["mails"]]
+    p99 = {key: {c: median(row["p99"] for row in rows) for (c,), rows in _by(drain[key], "concurrency").items()}
+           for key in _WAITING}  # fmt: skip
+    sent = f"{drain['events']} events were sent in {drain['took_s']:.0f} s; p99 beside, to that with none waiting: "
+    sent += ", ".join(f"{beside / p99['quiet'][c]:.2f} at concurrency {c}" for c, beside in p99["beside"].items())
+    return "\n\n".join(
+        (
+            _pairs("The version before, and this one", beside, "before"),
+            _table("PostgreSQL's time for an order, ms, one at a time", ("shop", "all", *databases), statements),
+            _table("From the commit of an order to its mail", ("c", "p50 ms", "p99 ms", "mails"), mails),
+            _pairs(f"{found['orders']:,} stored orders (filled in {found['fill_s']:.0f} s)", stored, "empty"),
+            "\n".join([f"`audit --all`: {found['audit']['took_s']:.0f} s", *found["audit"]["said"][-5:]]),
+            _pairs("While events wait", waiting, ""),
+            sent,
+        )
+    )
+
+
+def _pairs(title: str, loads: Sequence[Row], to: str) -> str:
+    lines = []
+    for (call, concurrency, name), rows in _by(loads, "call", "concurrency", "contender").items():
+        figures = [_spread([row[key] for row in rows]) for key in ("per_second", "p50", "p99")]
+        cpu = [_spread([measure(row) for row in rows]) for measure in (services, everything)]
+        against = [ratios(loads, rows, to, measure) for measure in (services, everything, _p50)]
+        ratio = [_spread(each) if each and name != to else "" for each in against]
+        lines.append((call, concurrency, name, *figures, *cpu, *ratio))
+    columns = ("call", "c", "shop", "calls/s", "p50 ms", "p99 ms", "CPU s/1000: services", "all",
+               *(f"{what} / {to}" if to else "" for what in ("services", "all", "p50")))  # fmt: skip
+    return _table(title, columns, lines)
+
+
+def _p50(row: Row) -> float:
+    return float(row["p50"])
 
 
 def _by(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:

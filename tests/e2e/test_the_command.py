@@ -37,6 +37,7 @@ async def test_the_demo_tells_an_order_from_beginning_to_end(shop: Shop) -> None
         return all(service in lines for service in ("order", "inventory", "notification"))
 
     await eventually(logged, "lines of three services about the order")
+    assert shop.command("resend", id) == "2 events will be sent again\n"
 
 
 async def test_every_command_explains_itself(shop: Shop) -> None:
