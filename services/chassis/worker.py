@@ -47,9 +47,21 @@ class Job[Item, Result](Protocol):
 class Worker[Item, Result]:
     """Runs a job whenever it is woken, and every `poll_s` for what nobody woke it for."""
 
-    def __init__(self, job: Job[Item, Result], *, batch: int = 64, poll_s: float = 1.0, gather_s: float = 0.05) -> None:
-        """`gather_s` after it was woken it claims, so that what comes close together is done together."""
+    def __init__(
+        self,
+        job: Job[Item, Result],
+        *,
+        batch: int = 64,
+        poll_s: float = 1.0,
+        gather_s: float = 0.05,
+        breath_s: float = 0.0,
+    ) -> None:
+        """`gather_s` after it was woken it claims, so that what comes close together is done together.
+
+        `breath_s` between full batches belongs to what else the process does.
+        """
         self._job, self._batch, self._poll_s, self._gather_s = job, batch, poll_s, gather_s
+        self._breath_s = breath_s
         self._woken = asyncio.Event()
         self._failing = 0
         """Batches in a row in which something failed."""
@@ -72,7 +84,9 @@ class Worker[Item, Result]:
                 failures += 1
             else:
                 failures = 0
-                if not full:
+                if full:
+                    await asyncio.sleep(self._breath_s)
+                else:
                     await self._rest()
 
     async def _rest(self) -> None:

@@ -17,6 +17,9 @@ from services.order.store import SettlerJob, SqlOrders
 from services.order.use_cases import Ordering, Settling
 from services.order.watching import Watching
 
+BREATH_S = 0.1
+"""Between batches of 64 events when many wait: who places an order meanwhile shall not wait for all of them."""
+
 
 async def wire(process: Process[OrderConfig]) -> None:
     """Puts the service together."""
@@ -37,7 +40,7 @@ async def wire(process: Process[OrderConfig]) -> None:
 
     database = await process.database("services.order")
     stock = GrpcStock(process.channel("inventory"))
-    sending = Worker(relay(database, await process.bus()))
+    sending = Worker(relay(database, await process.bus()), breath_s=BREATH_S)
     settling = Worker(SettlerJob(database, Settling(stock, terms, now).settle, changed))
     process.background(SettlerJob.name, settling.run)
     process.background("relay", sending.run)

@@ -53,8 +53,10 @@ class Dishes:
 
 
 @asynccontextmanager
-async def at_work(job: Dishes, batch: int = 64, poll_s: float = 30.0) -> AsyncIterator[Worker[str, str]]:
-    worker = Worker(job, batch=batch, poll_s=poll_s, gather_s=0)
+async def at_work(
+    job: Dishes, batch: int = 64, poll_s: float = 30.0, breath_s: float = 0.0
+) -> AsyncIterator[Worker[str, str]]:
+    worker = Worker(job, batch=batch, poll_s=poll_s, gather_s=0, breath_s=breath_s)
     running = asyncio.create_task(worker.run())
     try:
         yield worker
@@ -77,6 +79,14 @@ async def test_a_full_batch_is_followed_by_the_next_at_once() -> None:
     async with at_work(job, batch=2):
         await washed(job, *"ABCDE")
     assert job.batches == [2, 2, 1]
+
+
+async def test_between_full_batches_the_process_has_time_for_others() -> None:
+    job = Dishes(*"abcde")
+    begun = asyncio.get_running_loop().time()
+    async with at_work(job, batch=2, breath_s=0.1):
+        await washed(job, *"ABCDE")
+    assert asyncio.get_running_loop().time() - begun >= 0.2
 
 
 async def test_a_woken_worker_does_not_wait_for_its_poll() -> None:
