@@ -4,6 +4,7 @@ What a command needs is imported when it runs, so that each starts quickly.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from services.cli.deadletters import deadletters
 from services.cli.documents import group
 from services.cli.options import with_state
 from services.cli.process import CannotStart
-from services.cli.settings import SERVICES, shown
+from services.cli.settings import HOST, SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
 
@@ -195,16 +196,28 @@ def token(state: Path, user: str) -> None:
 @with_state
 @click.argument("id")
 @click.option("--json", "as_json", is_flag=True, help="{order, versions, reservation, ledger, notifications, ...}.")
-def order(state: Path, id: str, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Print each version as it comes, until the last one or Ctrl-C.")
+def order(state: Path, id: str, as_json: bool, watch: bool) -> None:
     """Show one order on one screen, from its state to its mails.
 
     Its state and every version with its event, the reservation with its ledger, mails, dead letters. ID is
     orders/<uuid> or the uuid. Reads the services' databases, without changing anything.
+
+    With --watch it asks the shop itself, as the customer whose order it is: ann or bob, or who owns the access token in
+    SHOPMESH_TOKEN. It goes on by itself when an instance ends or the shop is away.
     """
     from services.cli.databases import Databases, urls
     from services.cli.order_trail import document, order_uuid, page, trail
 
-    ports, wanted = StateFolder(state.absolute()).ports(), order_uuid(id)
+    folder = StateFolder(state.absolute())
+    ports, wanted = folder.ports(), order_uuid(id)
+    if watch:
+        from services.cli.following import customers, follow
+
+        with contextlib.suppress(KeyboardInterrupt):
+            owners = customers(folder.read()["issuer"])
+            asyncio.run(follow(f"{HOST}:{ports['edge']}", wanted, owners, click.echo))
+        return
 
     async def read() -> str:
         async with Databases(urls(ports["postgres"])) as databases:
