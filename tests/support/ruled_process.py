@@ -1,11 +1,12 @@
 """A whole process of the chassis to be started by tests: `python -m tests.support.ruled_process`.
 
-It serves Echo as the service `product`. Its rpcs do what the text of the request says. Its background task says when
-it is cancelled. With DATABASE_FIRST in its environment it waits for its database.
+It serves Echo as the service `product`. Its rpcs do what the text of the request says; its stream lasts. Its background
+task says when it is cancelled. With DATABASE_FIRST in its environment it waits for its database.
 """
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from typing import Any
 
 from shop.product.v1 import config_pb2
@@ -25,6 +26,10 @@ async def wire(process: server.Process[config_pb2.ProductConfig]) -> None:
             return Text(text=str(process.config.current.default_page_size))
         return request
 
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield request
+        await asyncio.Event().wait()
+
     async def work() -> None:
         try:
             await asyncio.Event().wait()
@@ -34,7 +39,7 @@ async def wire(process: server.Process[config_pb2.ProductConfig]) -> None:
     if "DATABASE_FIRST" in os.environ:
         await process.database("services.product")
     process.background("work", work)
-    process.add(add_echo, Echo(say))
+    process.add(add_echo, Echo(say, watch))
 
 
 if __name__ == "__main__":

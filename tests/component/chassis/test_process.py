@@ -194,6 +194,19 @@ async def test_a_process_that_is_told_to_stop_finishes_its_calls(
     assert order == list(_LIFE)
 
 
+async def test_a_process_that_is_told_to_stop_has_its_streams_go_on_elsewhere(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    async with starting(tmp_path, environ) as (process, channel):
+        stream: Any = EchoStub(channel).Watch(Text(text="hi"), timeout=DEADLINE_S)
+        await stream.read()
+        process.tell(signal.SIGTERM)
+
+        refused = await outcome(stream.read())
+        assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STREAM_MOVED")
+        assert await process.ended() == 0
+
+
 async def test_a_process_has_the_keys_of_the_issuer_before_it_is_found(
     environ: dict[str, str], tmp_path: Path, issuer: Issuer
 ) -> None:

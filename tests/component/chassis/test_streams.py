@@ -38,6 +38,16 @@ class Streams:
         finally:
             self.left += 1
 
+    async def stuck(self) -> None:
+        """Returns when no more of a flood is sent, because nobody reads."""
+
+        async def look() -> bool:
+            before = self.sent
+            await asyncio.sleep(0.1)
+            return self.sent == before > 0
+
+        await eventually(look, "what nobody reads is sent no further")
+
     async def flood(self, *_: Any) -> AsyncIterator[Any]:
         try:
             while True:
@@ -72,14 +82,14 @@ async def rest_of(call: Any) -> Refused:
 
 
 async def test_when_the_process_is_to_end_its_streams_go_on_elsewhere(streams: Streams) -> None:
-    call: Any = streams.stub.Watch(Text(text="hi"))
+    call: Any = streams.stub.Watch(Text(text="hi"), timeout=DEADLINE_S)
     assert (await call.read()).text == "hi"
 
     streams.around.end_streams()
 
     assert await rest_of(call) == MOVED
     assert streams.left == 1
-    late = streams.stub.Watch(Text(text="hi"))
+    late = streams.stub.Watch(Text(text="hi"), timeout=DEADLINE_S)
     assert await rest_of(late) == MOVED
 
 
@@ -97,7 +107,7 @@ async def test_a_stream_that_is_to_end_while_it_begins_is_told_so(streams: Strea
 async def test_a_stream_goes_on_elsewhere_after_its_time(streams: Streams) -> None:
     streams.around.stream_s = 0.2
     with capture_logs() as lines:
-        assert await rest_of(streams.stub.Watch(Text(text="hi"))) == MOVED
+        assert await rest_of(streams.stub.Watch(Text(text="hi"), timeout=DEADLINE_S)) == MOVED
 
     [line] = lines
     assert (line["event"], line["code"], line["reason"]) == ("call", "UNAVAILABLE", "STREAM_MOVED")
@@ -105,7 +115,7 @@ async def test_a_stream_goes_on_elsewhere_after_its_time(streams: Streams) -> No
 
 
 async def test_where_a_stream_goes_on_is_asked_for_at_once(streams: Streams) -> None:
-    call: Any = streams.stub.Watch(Text(text="hi"))
+    call: Any = streams.stub.Watch(Text(text="hi"), timeout=DEADLINE_S)
     await call.read()
     streams.around.end_streams()
 
@@ -119,7 +129,7 @@ async def test_where_a_stream_goes_on_is_asked_for_at_once(streams: Streams) -> 
 async def test_a_stream_ends_with_the_token_that_it_was_asked_for_with(streams: Streams, issuer: Issuer) -> None:
     ends = int(time.time()) + 2
     call: Any = streams.stub.WatchForCustomer(
-        Text(text="hi"), metadata=bearing(issuer.token("ann", ["customer"], exp=ends))
+        Text(text="hi"), metadata=bearing(issuer.token("ann", ["customer"], exp=ends)), timeout=DEADLINE_S
     )
     assert (await call.read()).text == "hi"
 
@@ -129,15 +139,10 @@ async def test_a_stream_ends_with_the_token_that_it_was_asked_for_with(streams: 
 
 async def test_who_does_not_read_is_told_when_they_do(streams: Streams) -> None:
     streams.echo.watch = streams.flood
-    call: Any = streams.stub.Watch(Text(text="hi"))
+    call: Any = streams.stub.Watch(Text(text="hi"), timeout=DEADLINE_S)
     await call.read()
 
-    async def stuck() -> bool:
-        before = streams.sent
-        await asyncio.sleep(0.1)
-        return streams.sent == before
-
-    await eventually(stuck, "what nobody reads is sent no further")
+    await streams.stuck()
     streams.around.end_streams()
 
     async def left() -> bool:
@@ -153,8 +158,9 @@ async def test_who_leaves_in_the_middle_of_a_message_is_no_error(streams: Stream
     with capture_logs() as lines:
         async with guarded_at(add_echo, streams.echo, issuer) as (address, _):
             channel = grpc.aio.insecure_channel(address)
-            call: Any = EchoStub(channel).Watch(Text(text="hi"))
+            call: Any = EchoStub(channel).Watch(Text(text="hi"), timeout=DEADLINE_S)
             await call.read()
+            await streams.stuck()
             if how == "the call":
                 call.cancel()
             await channel.close()
