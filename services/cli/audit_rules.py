@@ -53,7 +53,7 @@ MENDS = {
     "reservation-without-order": "pieces have left for an order that is not there: restore Order's database from a "
     "backup, or put the pieces back with AdjustStock",
     "reservation-ledger": _BACKUP.format(database="Inventory"),
-    "hold-late": "the reaper ends it: `shopmesh status`, `shopmesh logs inventory`",
+    "hold-late": "the reaper ends it: `shopmesh config get inventory reap_interval`, `shopmesh logs inventory`",
     "stock-bounds": _BACKUP.format(database="Inventory"),
     "stock-ledger": "find the row by `reservation-ledger`, if there is one; count the pieces and correct with "
     "AdjustStock, or restore Inventory's database",

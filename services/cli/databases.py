@@ -15,6 +15,8 @@ type Row = asyncpg.Record
 
 SERVICES = ("order", "inventory", "notification")
 CONNECT_S = 5.0
+COMMAND_S = 310.0
+"""For a server that has stopped answering: later than it would give a statement up itself."""
 
 _SETTINGS = {
     "application_name": "shopmesh",
@@ -47,7 +49,7 @@ class Databases:
         for service in SERVICES:
             try:
                 self._connections[service] = await asyncpg.connect(
-                    self.urls[service], timeout=CONNECT_S, server_settings=_SETTINGS
+                    self.urls[service], timeout=CONNECT_S, command_timeout=COMMAND_S, server_settings=_SETTINGS
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:
                 await self.__aexit__()

@@ -220,7 +220,8 @@ async def test_what_the_stream_has_too_much_or_too_little_is_named(shop: Backsta
     await stream.delete_msg(STREAM, there[event_id(lost)][0])
     await published(stream, event_id(doubled), there[event_id(doubled)][1], copy="/1")
     await published(stream, event_id(older), there[event_id(older)][1], copy="/1")
-    await shop.corrupt("order", f"update order_events set attempts = 2 where order_id = '{older.id}'")
+    attempts = f"1 + (order_id = '{older.id}')::int"
+    await shop.corrupt("order", f"update order_events set attempts = {attempts}")
     await published(stream, uuid4(), there[event_id(good)][1], copy="/stranger")
     await published(stream, uuid4(), b"\xff", copy="/garbled")
 
