@@ -33,6 +33,7 @@ from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import BIN, Server
 from tests.support.serving import Metadata, ServiceProcess, bearing
 from tests.support.smtp_sink import SmtpSink
+from tests.support.steady import OPTIONS
 from tests.support.waiting import eventually
 
 type Request = tuple[str, str]
@@ -210,7 +211,7 @@ async def running_bare_shop(*, wired: bool = False) -> AsyncIterator[BareShop]:
         await asyncio.gather(*(asyncio.to_thread(one.start) for one in shop.instances))
         await asyncio.gather(*map(shop.configure, CONFIG))
         await _shorten_leases(shop)
-        shop._channels.append(await stack.enter_async_context(grpc.aio.insecure_channel(mesh.envoy.edge)))
+        shop._channels.append(await stack.enter_async_context(grpc.aio.insecure_channel(mesh.envoy.edge, OPTIONS)))
         await shop.healthy()
         yield shop
 

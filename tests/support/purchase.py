@@ -12,6 +12,7 @@ from shop.order.v1 import order_pb2
 
 from services.order.domain import Cart, order_id
 from tests.support.bare_shop import BareShop, order_of
+from tests.support.refused import refused
 from tests.support.waiting import DEADLINE_S
 
 ATTEMPT_S = 5.0
@@ -29,7 +30,7 @@ class Purchase:
     customer: str = "ann"
     request_id: str = field(default_factory=lambda: str(uuid4()))
     unanswered: Counter[str] = field(default_factory=Counter[str])
-    """By code, how often there was no answer."""
+    """How often there was no answer, by the reason, or the code where nobody gave one."""
     took_s: float = 0.0
     """Until the slowest answer."""
     _under_way: asyncio.Task[None] | None = None
@@ -78,7 +79,8 @@ class Purchase:
                 except grpc.aio.AioRpcError as error:
                     if error.code() not in UNANSWERED:
                         raise
-                    self.unanswered[error.code().name] += 1
+                    told = refused(error)
+                    self.unanswered[told.reason or told.code.name] += 1
                     await asyncio.sleep(PAUSE_S)
                 else:
                     self.took_s = max(self.took_s, time.monotonic() - began)

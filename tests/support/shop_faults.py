@@ -38,7 +38,7 @@ class Row:
     fault: str
     orders: int
     unanswered: Counter[str]
-    """Attempts, by code."""
+    """Attempts, by what was said."""
     slowest_s: float
     twice: int
     """Mails that came more than once, as the shop knows."""
