@@ -38,11 +38,15 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter[str])
     differences: list[Difference] = field(default_factory=list[Difference])
     more: Counter[str] = field(default_factory=Counter[str])
-    """By kind, how many were seen beyond those that are named."""
+    """By kind, how many were seen beyond those that are named, at the first look."""
     notes: Counter[str] = field(default_factory=Counter[str])
     """What is no difference and worth knowing."""
     unseen: str = ""
     """What could not be looked at, and why."""
+
+    @property
+    def kinds(self) -> set[str]:
+        return {difference.kind for difference in self.differences}
 
     @property
     def exit_code(self) -> int:
@@ -56,6 +60,7 @@ async def look(
     since: datetime | None = None,
     deep: bool = False,
     late: timedelta = LATE,
+    most: int = MOST,
     pause: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(PAUSE_S),
 ) -> Report:
     """Looks twice, with a `pause` in between, at what began since then, at what is under way, and at all stock.
@@ -67,7 +72,7 @@ async def look(
         databases = await stack.enter_async_context(Databases(urls))
         [now] = await databases.read("order", NOW)
         report = Report(since, now[0])
-        audit = _Audit(databases, report, deep, late)
+        audit = _Audit(databases, report, deep, late, most)
         try:
             audit.looking = await stack.enter_async_context(Looking(nats_url))
         except BusUnavailable:
@@ -76,7 +81,10 @@ async def look(
         if suspects:
             await pause()
             await audit.look_again(suspects)
-    report.differences.sort(key=lambda difference: (list(MENDS).index(difference.kind), list(difference.ids.values())))
+    kinds = list(MENDS)
+    report.differences.sort(key=lambda difference: (kinds.index(difference.kind), list(difference.ids.values())))
+    # Where none of those that are named was still there, the others are not either.
+    report.more = Counter({kind: report.more[kind] for kind in report.more if kind in report.kinds})
     return report
 
 
@@ -86,6 +94,7 @@ class _Audit:
     report: Report
     deep: bool
     late: timedelta
+    most: int
     looking: Looking | None = None
     stream: InStream = field(default_factory=InStream)
     began: float = field(default_factory=time.monotonic)
@@ -123,7 +132,7 @@ class _Audit:
                 suspects += self._few(self._judged(case, surroundings))
         self._tell(await self._strangers())
         self._tell(await self._stock())
-        self._tell(dead_letter(row) for row in await self.databases.read("notification", DEAD_LETTERS))
+        self._tell(dead_letter(row) for row in await self.databases.read("notification", DEAD_LETTERS, self.most + 1))
         return suspects
 
     async def look_again(self, suspects: Sequence[Difference]) -> None:
@@ -143,7 +152,7 @@ class _Audit:
         """Of each kind no more than can be named."""
         for difference in differences:
             self.seen[difference.kind] += 1
-            if self.seen[difference.kind] <= MOST:
+            if self.seen[difference.kind] <= self.most:
                 yield difference
             else:
                 self.report.more[difference.kind] += 1
@@ -179,7 +188,7 @@ class _Audit:
         if self.looking is None:
             return []
         try:
-            found = [await self.looking.message(STREAM, sequence) for sequence in self.stream.unknown(MOST + 1)]
+            found = [await self.looking.message(STREAM, sequence) for sequence in self.stream.unknown(self.most + 1)]
         except BusUnavailable:
             self.without_stream()
             return []
@@ -199,5 +208,5 @@ class _Audit:
         for row in await self.databases.read("inventory", STOCK):
             self.report.counts["products"] += 1
             differences += stock(row)
-        rows = await self.databases.read("inventory", LEDGER, self.report.since or EVER, MOST + 1)
+        rows = await self.databases.read("inventory", LEDGER, self.report.since or EVER, self.most + 1)
         return [*differences, *map(ledger, rows)]

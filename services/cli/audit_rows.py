@@ -91,7 +91,7 @@ BURIED = "select event_id from audit_dead_letters where notification_id is null 
 
 DEAD_LETTERS = """
 select dead_letter_id, order_id, event_type, event_id, reason, create_time from audit_dead_letters
-where state = 'OPEN' order by create_time desc limit 1001"""
+where state = 'OPEN' order by create_time desc limit $1"""
 
 STREAM_KNOWN = "select create_time from audit_event_stream"
 

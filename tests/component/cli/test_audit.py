@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -380,6 +381,22 @@ async def test_a_shop_that_sells_has_no_difference_at_any_moment(shop: Backstage
 
     assert [report.differences for report in reports] == [[]] * len(reports)
     assert reports[-1].counts["orders"] > 10
+
+
+async def test_of_very_many_some_are_named_and_the_others_counted(shop: Backstage) -> None:
+    await shop.sold(5)
+    await shop.corrupt("inventory", "update reservations set state = 'HELD'")
+
+    async def mended() -> None:
+        await shop.corrupt("inventory", "update reservations set state = 'CONFIRMED'")
+
+    many = await look(shop.urls, shop.nats.url, most=2, pause=no_pause)
+    none = await look(shop.urls, shop.nats.url, most=2, pause=mended)
+
+    assert Counter(difference.kind for difference in many.differences)["reservation-state"] == 2
+    assert many.more["reservation-state"] == 3
+    assert "3 more of reservation-state" in page(many)
+    assert none.more["reservation-state"] == 0
 
 
 async def test_nats_away_is_said_and_the_rest_looked_at(shop: Backstage) -> None:
