@@ -320,3 +320,9 @@ async def test_a_message_beyond_4_mib_is_refused(channel: grpc.aio.Channel) -> N
     refused = await outcome(say(bytes(4 * 1024 * 1024 + 1), timeout=DEADLINE_S))
 
     assert refused.code is EXHAUSTED
+
+
+async def test_however_many_come_at_once_all_are_answered(stub: EchoStub) -> None:
+    answers = await asyncio.gather(*(outcome(stub.Say(Text(text="hi"), timeout=DEADLINE_S)) for _ in range(2000)))
+
+    assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
