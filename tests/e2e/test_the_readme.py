@@ -46,6 +46,7 @@ async def walked(shop: Shop, script: str) -> str:
 
 async def test_the_tour_works_as_printed(shop: Shop) -> None:
     demo, *by_hand, looking = commands("A tour")
+    shop.command("deadletters", "discard", "--all", "--yes", check=False)  # those of other tests
 
     told = await walked(shop, demo)
     (id, *_) = re.findall(r"orders/([0-9a-f-]{36})", told)
@@ -56,6 +57,19 @@ async def test_the_tour_works_as_printed(shop: Shop) -> None:
     for word in ("OUT_OF_STOCK", "ann@example.com", '"code":16'):
         assert word in said.replace(" ", ""), said
     assert "CONFIRMED" in seen
+    assert "no differences" in seen
+
+
+async def test_an_order_waits_for_inventory_as_printed(shop: Shop) -> None:
+    (script,) = commands("When Inventory is away")
+
+    # This shop has two, and other tests want them back.
+    script = script.replace("scale inventory 1", "scale inventory 2")
+    said = await walked(shop, f"cd {shop.state}\n{script}")
+
+    for word in ("INVENTORY_UNAVAILABLE", "STATE_PENDING_STOCK", "-> INVENTORY_AWAY_PENDING_STOCK", "CONFIRMED"):
+        assert word in said, said
+    assert "OUT_OF_STOCK" not in said
 
 
 async def test_the_mesh_is_steered_as_printed(shop: Shop) -> None:
