@@ -85,12 +85,13 @@ class UnderLoad:
         """Of one rpc, with all that it causes, and CPU seconds by process. Raises RuntimeError when a call failed."""
         tokens = [access_token(self._issuer, user) for user in ("ann", "bob")]
         pids = self.contender.pids()
+        ((begun,),) = self.ask("order", "select now()::text")
         before = costs.cpu_seconds(pids)
         found = Order(self.contender.calls[call], tokens, concurrency, 1.0, seconds).sent()
         if call == "PlaceOrder":
             self._orders += found["calls"]
             if drained:
-                contenders.drain(self.contender)
+                self._drain(found["calls"], begun)
         after = costs.cpu_seconds(pids)
         row = {
             "shop": self.name, "call": call, "concurrency": concurrency, **found,
@@ -99,6 +100,25 @@ class UnderLoad:
         print(f"  {self.name:6} {call:10} c={concurrency:<3} {row['per_second']:5.0f}/s  p50 {row['p50']:6.1f} ms"
               f"  p99 {row['p99']:6.1f} ms  CPU s/1000: {report.everything(row):.2f}", flush=True)  # fmt: skip
         return row
+
+    def _drain(self, orders: int, since: str) -> None:
+        """Waits until all that so many orders since then have caused is done; without a look at all that is stored."""
+        until = time.monotonic() + DRAINED_WITHIN_S
+        while True:
+            ((unsettled, unsent),) = self.ask(
+                "order",
+                "select (select count(*) from audit_orders where settled_time is null), (select count(*) from"
+                " audit_order_events where sent_time is null and type is not null)",
+            )
+            ((mails,),) = self.ask(
+                "notification",
+                f"select count(*) from audit_notifications where state = 'SENT' and create_time >= '{since}'",
+            )
+            if not unsettled and not unsent and mails >= orders:
+                return
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.name}: {unsettled} unsettled, {unsent} unsent, {mails} of {orders} mails")
+            time.sleep(0.25)
 
     def check(self) -> None:
         """Raises AssertionError unless all tables agree."""
@@ -130,6 +150,8 @@ def measure(orders: int = ORDERS, events: int = EVENTS, rounds: int = ROUNDS) ->
                 empty = UnderLoad("empty", meanwhile, folder)
                 _in_turn((empty,), ("PlaceOrder",), 1)  # a page of orders for each customer who is asked about
                 found["fill_s"] = _fill(now, orders)
+                for shop in (empty, now):  # or the one that was filled would write it all to the disk meanwhile
+                    contenders.query(shop.contender.postgres()[0] + "postgres", "checkpoint")
                 found["stored"] = _in_turn((empty, now), ("ListOrders", "PlaceOrder"), rounds)
             found["audit"] = _audit(now)
             found["drain"] = _drain(now, events, rounds)
