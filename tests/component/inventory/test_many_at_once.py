@@ -2,18 +2,14 @@
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import cycle
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from services.chassis.database import Connection, Database
 from services.inventory.domain import Lines, OutOfStock, Reservation, State, Stock
@@ -279,71 +275,6 @@ async def test_a_hold_whose_pieces_were_taken_while_it_waited_fails_as_a_whole(i
             assert await done is None
     assert await in_sql.counted("bowl") == (1, 0)
     assert (await in_sql.warehouse.release(id)).lines == Lines()
-
-
-# --- SQL does what the rules say, whatever comes in whatever order. ---
-
-PRODUCTS = st.sampled_from(["bowl", "mug", "spoon"])
-IDS = st.integers(0, 3)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("adjust"), PRODUCTS, st.integers(-4, 9).filter(bool)),
-        st.tuples(
-            st.just("reserve"),
-            IDS,
-            st.lists(st.tuples(PRODUCTS, st.integers(1, 3)), min_size=1, max_size=3),
-            st.sampled_from([OVER, TTL]),
-        ),
-        st.tuples(st.just("confirm"), st.lists(IDS, min_size=1, max_size=4, unique=True)),
-        st.tuples(st.just("release"), IDS),
-        st.tuples(st.just("lapse")),
-    ),
-    min_size=5,
-    max_size=25,
-)
-
-
-type Step = tuple[Any, ...]
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=STEPS)
-async def test_memory_and_sql_answer_the_same(in_sql: Keeper, steps: Sequence[Step]) -> None:
-    assert in_sql.database
-    await in_sql.database.execute("truncate stock, reservations, ledger, adjustments")
-    in_memory, ids = Keeper.in_memory(), [uuid4() for _ in range(4)]
-
-    for step in steps:
-        assert await heard(in_sql, ids, step) == await heard(in_memory, ids, step)
-
-    assert Counter(await in_sql.ledger()) == Counter(await in_memory.ledger())
-    await in_sql.require_consistent()
-
-
-async def heard(keeper: Keeper, ids: Sequence[UUID], step: Step) -> object:
-    """What a caller gets to know, but for times."""
-    try:
-        match step:
-            case ("adjust", product, delta):
-                return await keeper.stocks.adjust(product, delta, "carol", f"{len(await keeper.ledger())}")
-            case ("reserve", number, lines, ttl):
-                return told(await keeper.warehouse.reserve(ids[number], Lines.of(lines), ttl))
-            case ("confirm", numbers):
-                return [told(result) for result in await keeper.warehouse.confirm([ids[number] for number in numbers])]
-            case ("release", number):
-                return told(await keeper.warehouse.release(ids[number]))
-            case ("lapse",):
-                while await keeper.warehouse.lapse_one():
-                    pass
-    except Refusal as refusal:
-        return told(refusal)
-    return None
-
-
-def told(result: Reservation | Refusal) -> object:
-    if isinstance(result, Refusal):
-        return result.reason, result.facts
-    return result.id, result.state, result.lines
 
 
 # --- The key of an adjustment settles what the wire left open. ---
