@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+import asyncpg
 import pytest
 from shop.order.v1 import events_pb2, order_pb2
 
@@ -14,7 +15,7 @@ from services.order.domain import InventoryUnavailable, Order, OrderCancelled, O
 from services.order.events import SqlEvents
 from services.order.store import Claimed, SettlerJob, SqlOrders
 from services.order.use_cases import Outcome, Settled, Settlement, Settling
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 from tests.unit.order.fakes import NOON, ONE_O_CLOCK, TERMS, Warehouse, order
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -55,6 +56,21 @@ async def test_an_order_is_claimed_once(database: Database) -> None:
     assert len(claimed) == len(set(claimed))
     rest = [item.order.id for item in await settler(database).claim(100)]
     assert {*claimed, *rest} == ids
+
+
+async def test_an_order_that_somebody_else_is_changing_is_passed_over(database: Database) -> None:
+    busy, other = await placed(database), await placed(database, "r2")
+    connection = await asyncpg.connect(database._url)
+    try:
+        await connection.execute("begin")
+        await connection.execute("select from orders where id = $1 for update", busy.id)
+
+        async with asyncio.timeout(DEADLINE_S):
+            claimed = await settler(database).claim(5)
+    finally:
+        await connection.close()
+
+    assert [item.order for item in claimed] == [other]
 
 
 async def test_what_a_dead_replica_has_claimed_is_left_to_the_others(database: Database) -> None:

@@ -1,5 +1,6 @@
 """What a customer hears while Inventory is away, in whichever way: over gRPC from the caller to Inventory."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -104,6 +105,16 @@ async def test_an_order_is_pending_where_operators_have_set_that(
         assert (await orders.PlaceOrder(place(), metadata=ann)).order == pending
 
     assert (pending.state, pending.etag) == (pb.Order.STATE_PENDING_STOCK, '"1"')
+
+
+async def test_fifty_calls_of_one_request_make_one_pending_order(
+    database: Database, issuer: Issuer, ann: Metadata
+) -> None:
+    async with order_desk(None, PENDING_TERMS, database, issuer) as orders:
+        answers = await asyncio.gather(*(orders.PlaceOrder(place(), metadata=ann) for _ in range(50)))
+
+    assert all(answer == answers[0] for answer in answers)
+    assert await database.fetchval("select count(*) from orders") == 1
 
 
 @pytest.mark.parametrize("terms", [TERMS, PENDING_TERMS], ids=["refused", "pending"])
