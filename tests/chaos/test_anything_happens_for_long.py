@@ -1,16 +1,14 @@
 """Looks for an order of things, lost messages included, in which orders or stock go wrong: new ones in every run."""
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from tests.support.by_chance import run_in_memory, run_in_sql
 from tests.support.postgres import Postgres
 
-LONG = settings(stateful_step_count=80, suppress_health_check=list(HealthCheck))
-
 
 def test_over_memory() -> None:
-    run_in_memory(settings(LONG, max_examples=2000))
+    run_in_memory(settings(max_examples=2000, stateful_step_count=80))
 
 
 @pytest.fixture
@@ -19,4 +17,4 @@ async def urls(postgres: Postgres) -> tuple[str, str]:
 
 
 def test_over_postgresql(urls: tuple[str, str]) -> None:
-    run_in_sql(*urls, settings(LONG, max_examples=300))
+    run_in_sql(*urls, settings(max_examples=300, stateful_step_count=80))

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -341,4 +341,6 @@ def run_in_sql(orders_url: str, stock_url: str, chances: settings) -> None:
 
 def _run(runner: asyncio.Runner, make: Callable[[], Awaitable[Shop]], chances: settings) -> None:
     machine = type("AnythingHappens", (AnythingHappens,), {"loop": runner.get_loop(), "make": staticmethod(make)})
-    run_state_machine_as_test(machine, settings=settings(chances, deadline=None))
+    # How long it takes to draw the steps says more about the machine than about the shop.
+    patient = settings(chances, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(machine, settings=patient)
