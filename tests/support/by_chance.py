@@ -253,9 +253,9 @@ class AnythingHappens(RuleBasedStateMachine):
         for _ in range(40):
             while self.network.under_way:
                 self.a_message_is_carried(0, Fate.ANSWERED)
-            if self.network.late:
+            while self.network.late:
                 self.a_late_message_arrives(0)
-            elif self.run(self.shop.unsettled()):
+            if self.run(self.shop.unsettled()):
                 self.something_ends("leases end")
                 self.a_settler_begins()
             else:
