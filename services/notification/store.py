@@ -53,7 +53,11 @@ with due as (
     -- Its turn comes later: another one is under way, or an older one is due.
     select from notifications other
     where other.order_id = this.order_id and other.id <> this.id and other.state not in ('SENT', 'SUPERSEDED', 'FAILED')
-      and case when other.claimable_time > now() then other.state = 'SENDING' else other.version < this.version end
+      and case
+        when other.claimable_time > now() then other.state = 'SENDING'
+        -- What a dead sender left goes first. Of two about one version, which Order never says, one does.
+        else (other.state <> 'SENDING', other.version, other.id) < (this.state <> 'SENDING', this.version, this.id)
+      end
   ))
   order by claimable_time
   limit $1

@@ -186,7 +186,9 @@ class MemoryNotifications:
             row.state = State.SUPERSEDED
             return None
         under_way = any(other.state is State.SENDING and other.claimable_time > now for other in others)
-        older_due = any(_open(other) and other.claimable_time <= now for other in others if other not in newer)
+        older_due = any(
+            _open(other) and other.claimable_time <= now and _place(other) < _place(row) for other in others
+        )
         if under_way or older_due:
             return None
         row.possible_duplicates += row.state is State.SENDING
@@ -273,6 +275,11 @@ class MemoryNotifications:
 
 def _open(row: Row) -> bool:
     return row.state in {State.READY, State.SENDING}
+
+
+def _place(row: Row) -> tuple[bool, int, UUID]:
+    """Among the mails about one order: what a dead sender left, then the oldest."""
+    return row.state is not State.SENDING, row.news.version, row.news.notification_id
 
 
 def _shown(row: Row) -> Notification:

@@ -141,6 +141,33 @@ async def test_an_order_is_told_one_thing_at_a_time_the_oldest_first(
     assert attempt.kind is second.kind
 
 
+async def test_two_mails_about_one_version_of_an_order_go_out_one_after_the_other(notifications: Notifications) -> None:
+    """Order never says so, and whoever else does must not stop the mails of all others."""
+    first = placed()
+    await keep(notifications, rejected(first), cancelled(first), other := placed())
+
+    taken = await claimed(notifications)
+    assert len(taken) == 2
+    assert other.order_id in {attempt.order_id for attempt in taken}
+
+    await notifications.settle([Verdict(attempt, State.SENT) for attempt in taken])
+    assert len(await claimed(notifications)) == 1
+
+
+@pytest.mark.parametrize("left", [rejected, cancelled])
+async def test_what_a_dead_sender_left_goes_before_another_about_the_same_version(
+    notifications: Notifications, left: Ending
+) -> None:
+    first = placed()
+    await keep(notifications, left(first))
+    await claimed(notifications, lease=NO_TIME)
+    await keep(notifications, rejected(first), cancelled(first))
+
+    [attempt] = await claimed(notifications)
+
+    assert attempt.kind is left(first).kind
+
+
 async def test_one_that_waits_out_a_pause_holds_up_no_newer_one(
     notifications: Notifications, newer_than: Ending
 ) -> None:
