@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from services.chassis.database import Database
 from services.notification.domain import (
     DeadLetter,
     DeadLetterNotFound,
@@ -38,13 +39,18 @@ class Notifications(Inbox, Outgoing, History, DeadLetters, Protocol):
     pass
 
 
+@pytest.fixture(scope="module")
+async def tables(postgres: Postgres) -> AsyncIterator[Database]:
+    async with postgres.database("services.notification") as database:
+        yield database
+
+
 @pytest.fixture(params=["memory", "sql"])
-async def notifications(request: pytest.FixtureRequest, postgres: Postgres) -> AsyncIterator[Notifications]:
+async def notifications(request: pytest.FixtureRequest, tables: Database) -> Notifications:
     if request.param == "memory":
-        yield MemoryNotifications()
-    else:
-        async with postgres.database("services.notification") as database:
-            yield SqlNotifications(database)
+        return MemoryNotifications()
+    await tables.execute("truncate notifications, dead_letters")
+    return SqlNotifications(tables)
 
 
 async def state(history: History, news: News) -> State:
