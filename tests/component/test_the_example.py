@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from typing import override
@@ -46,6 +46,12 @@ class OpeningSoon(OrderServiceServicer):
             else:
                 raise refusal
         return order_pb2.PlaceOrderResponse(order=request.order)
+
+    @override
+    async def WatchOrder(
+        self, request: order_pb2.WatchOrderRequest, _: object
+    ) -> AsyncIterator[order_pb2.WatchOrderResponse]:
+        yield order_pb2.WatchOrderResponse()
 
 
 async def ordered(shop: OpeningSoon, issuer: Issuer) -> tuple[int | None, str, str]:
