@@ -1,5 +1,6 @@
 """Channels to other services of the mesh: by name, through Envoy, with our own token and what is left of the time."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self, cast
 
@@ -10,8 +11,9 @@ from grpc.aio import AioRpcError, Metadata
 from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
-from services.chassis import errors
+from services.chassis import calls, errors
 from services.chassis.auth import AUTHORIZATION, IdentityUnavailable, Rule, ServiceToken
+from services.chassis.calls import NOT_OK
 from services.chassis.interceptors import time_left
 from services.chassis.tracing import HEADER, begun, current_traceparent, ended, rpc_attributes, traceparent_of
 
@@ -22,10 +24,6 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
-
-
-_FAULTS = frozenset(StatusCode) - {StatusCode.OK}
-"""To the one who asked, whatever is not OK is an error (semantic conventions for gRPC)."""
 
 
 def channel(
@@ -72,7 +70,7 @@ class _Outgoing:
         async def call(request: Any, *, timeout: float | None = None) -> Any:  # noqa: ANN401  as gRPC has it
             left = time_left()
             left = self._default_s() if left is None else left
-            asked, code = begun(method, attributes), StatusCode.CANCELLED
+            asked, code, reason, started = begun(method, attributes), StatusCode.CANCELLED, "", time.monotonic()
             try:
                 answer = await invoke(
                     request,
@@ -81,11 +79,12 @@ class _Outgoing:
                 )
                 code = StatusCode.OK
             except AioRpcError as error:
-                code = error.code()
+                code, reason = error.code(), _reason(error)
                 raise
             finally:
+                calls.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
-                    ended(asked, code, _FAULTS)
+                    ended(asked, code, NOT_OK)
             return answer
 
         return call
@@ -95,18 +94,19 @@ class _Outgoing:
         public, attributes = _is_public(method), self._attributes(method)
 
         async def call(request: Any, *, timeout: float | None = None) -> AsyncIterator[Any]:  # noqa: ANN401
-            asked, code = begun(method, attributes), StatusCode.CANCELLED
+            asked, code, reason, started = begun(method, attributes), StatusCode.CANCELLED, "", time.monotonic()
             try:
                 metadata = await self._carried(asked, public)
                 async for answer in invoke(request, timeout=timeout, metadata=metadata):
                     yield answer
                 code = StatusCode.OK
             except AioRpcError as error:
-                code = error.code()
+                code, reason = error.code(), _reason(error)
                 raise
             finally:
+                calls.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
-                    ended(asked, code, _FAULTS)
+                    ended(asked, code, NOT_OK)
 
         return call
 
@@ -128,6 +128,11 @@ class _Outgoing:
 
     def _attributes(self, method: str) -> dict[str, AttributeValue]:
         return {**rpc_attributes(method), "server.address": self._service}
+
+
+def _reason(error: AioRpcError) -> str:
+    refusal = errors.refusal_of(error)
+    return refusal.reason if refusal else ""
 
 
 def _is_public(method: str) -> bool:

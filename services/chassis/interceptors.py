@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError, InternalError, ServicerContext
 
-from services.chassis import errors, logs, tracing
+from services.chassis import calls, errors, logs, tracing
 from services.chassis.messages import violations
 from services.chassis.worker import finishing
 from services.refusals import InvalidRequest, Refusal, Unavailable
@@ -208,13 +208,15 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
 
 
 def _tell(call: Call) -> None:
-    """One line per call."""
+    """One line per call, and its count."""
+    seconds = time.monotonic() - call.started
+    calls.served(call.method, call.code, call.reason, seconds)
     log.info(
         "call",
         method=call.method,
         code=call.code.name,
         **({"reason": call.reason} if call.reason else {}),
-        ms=round((time.monotonic() - call.started) * 1000, 3),
+        ms=round(seconds * 1000, 3),
         caller=call.caller,
     )
 

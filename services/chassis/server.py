@@ -28,6 +28,7 @@ from services.chassis.interceptors import Around, surroundings
 from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
+from services.chassis.reporting import report
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
@@ -191,6 +192,7 @@ class Process[C: Message]:
             loop.add_signal_handler(signum, starting.cancel)
         self.background("configuration", self.config.run)
         self.background("status", self._status.run)
+        self.background("metrics", lambda: report(self.settings))
         await wire(self)
         # The first calls wait for them otherwise: longer than Envoy does, where the issuer is slow.
         await self._keys.prefetch()

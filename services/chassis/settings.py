@@ -46,6 +46,8 @@ class Settings:
     smtp_url: str
     otlp_endpoint: str
     """Empty: nothing is exported."""
+    metrics: str
+    """`host:port` of a page with the metrics of this process. Empty: there is none."""
     state_dir: Path
     """Last good configurations, a file per process."""
     ads_listen: str
@@ -85,6 +87,7 @@ class Settings:
             client_secret_file=Path(secret) if secret else None,
             smtp_url=value("SMTP_URL", "smtp://127.0.0.1:1025"),
             otlp_endpoint=value("OTLP_ENDPOINT", ""),
+            metrics=address("METRICS", "") if value("METRICS", "") else "",
             state_dir=Path(value("STATE_DIR", ".shopmesh/last-good")),
             ads_listen=address("ADS_LISTEN", "127.0.0.1:18000"),
             edge_listen=address("EDGE_LISTEN", "127.0.0.1:8080"),

@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from services.chassis.calls import FAULTS
 from services.chassis.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,17 +29,6 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _NOTHING = otel.Context()
 _ERROR = Status(trace.StatusCode.ERROR)
-_FAULTS = frozenset(
-    {
-        StatusCode.UNKNOWN,
-        StatusCode.DEADLINE_EXCEEDED,
-        StatusCode.UNIMPLEMENTED,
-        StatusCode.INTERNAL,
-        StatusCode.UNAVAILABLE,
-        StatusCode.DATA_LOSS,
-    }
-)
-"""What is an error of the one who serves; a refusal is none (semantic conventions for gRPC)."""
 
 
 class Tracing:
@@ -98,7 +88,7 @@ def recorded() -> bool:
     return trace.get_current_span().is_recording()
 
 
-def ended(span: Span, code: StatusCode, faults: frozenset[StatusCode] = _FAULTS) -> None:
+def ended(span: Span, code: StatusCode, faults: frozenset[StatusCode] = FAULTS) -> None:
     """Ends the span of an rpc: it failed if the code is one of `faults`."""
     span.set_attribute("rpc.grpc.status_code", code.value[0])
     if code in faults:

@@ -13,6 +13,7 @@ from mesh.v1 import registry_pb2
 
 from services.chassis import logs
 from services.chassis.etcd import Etcd
+from services.chassis.reporting import report
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
@@ -74,6 +75,7 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
             status.run(),
             _tell_refusals(discovery.refusals, status),
             breakers.follow(settings.envoy_admin, services, control.name_at),
+            report(settings),
         )
         tasks = [group.create_task(each) for each in running]
         await stopped.wait()
