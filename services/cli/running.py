@@ -140,6 +140,7 @@ def _where(stack: Stack, tethered: bool) -> str:
     return f"""\
   shop          {edge}    gRPC, REST from /v1
   mail          http://{HOST}:{stack.ports["mail"]}
+  telemetry     http://{HOST}:{stack.ports["telemetry"]}    traces, logs, metrics
   identity      http://localhost:{stack.ports["keycloak"]}
   users         ann bob (customer)  carol (catalog and inventory manager)  oscar (operator); password = name
 

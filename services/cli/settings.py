@@ -21,6 +21,9 @@ PORTS = {
     "nats": 4222,
     "smtp": 1025,
     "mail": 8025,
+    "otlp": 4317,
+    "otlp-http": 4318,
+    "telemetry": 8026,
 }
 """Every port of a stack, all bound to 127.0.0.1; the services themselves take any free one."""
 

@@ -18,9 +18,13 @@ from services.cli.process import CannotStart, Process
 from services.cli.readiness import accepts, answers, listens, registered, takes_sessions
 from services.cli.releases import Release
 from services.cli.settings import HOST, SERVICES
+from services.cli.state import StateFolder
 from services.files import resource
 
-PASSED_ON = ("SHOPMESH_SMTP_URL", "SHOPMESH_OTLP_ENDPOINT", "SHOPMESH_VERSION")
+PASSED_ON = (
+    "SHOPMESH_SMTP_URL", "SHOPMESH_OTLP_ENDPOINT", "SHOPMESH_VERSION",
+    "SHOPMESH_TELEMETRY_MAX_BYTES", "SHOPMESH_TELEMETRY_MAX_AGE_S",
+)  # fmt: skip
 """What the person who starts a stack may decide for its processes."""
 
 FOREIGN = ("SHOPMESH_", "PG", "ETCD_", "KC_", "JAVA_", "JDK_JAVA_", "OTEL_", "GRPC_")
@@ -58,6 +62,7 @@ class Stack:
             self._postgres(),
             self._keycloak(),
             self._mailbox(),
+            self._telemetry(),
             self._controlplane(),
             self.envoy("envoy", self.ports["envoy-admin"]),
             *(
@@ -155,6 +160,24 @@ class Stack:
             ready=accepts(self.ports["mail"], self.ports["smtp"]),
         )
 
+    def _telemetry(self) -> Process:
+        """Nobody needs it: while it is away, what the others send is dropped where it was made."""
+        own = {
+            "SHOPMESH_INSTANCE": "telemetry",
+            "SHOPMESH_OTLP_LISTEN": f"{HOST}:{self.ports['otlp']}",
+            "SHOPMESH_OTLP_HTTP_LISTEN": f"{HOST}:{self.ports['otlp-http']}",
+            "SHOPMESH_TELEMETRY_LISTEN": f"{HOST}:{self.ports['telemetry']}",
+            "SHOPMESH_TELEMETRY_DIR": str(self.state / "telemetry"),
+            "SHOPMESH_LOGS": str(StateFolder(self.state).logs),
+        }
+        return Process(
+            "telemetry",
+            _module("telemetry"),
+            environment=_environment(own),
+            ports=("otlp", "otlp-http", "telemetry"),
+            ready=accepts(self.ports["telemetry"], self.ports["otlp"], self.ports["otlp-http"]),
+        )
+
     def _controlplane(self) -> Process:
         listen = {
             "SHOPMESH_INSTANCE": "controlplane",
@@ -234,6 +257,7 @@ class Stack:
             "SHOPMESH_ISSUER": self.issuer,
             "SHOPMESH_AUDIENCE": "shop-api",
             "SHOPMESH_STATE_DIR": str(self.state / "last-good"),
+            "SHOPMESH_OTLP_ENDPOINT": f"http://{HOST}:{self.ports['otlp']}",
         }
 
     def _secret_file(self, service: str) -> Path:

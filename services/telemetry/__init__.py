@@ -1,1 +1,1 @@
-"""The embedded telemetry store: OTLP in, SQLite, pages out. Nothing waits for it, and it needs nothing."""
+"""The embedded telemetry store: OTLP in, SQLite, pages out. Nothing waits for it, nobody misses it while it is away."""

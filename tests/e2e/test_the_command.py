@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 
 PARTS = {
     "product", "order", "inventory", "inventory-2", "notification", "envoy", "etcd", "nats", "postgres", "keycloak",
-    "controlplane", "mailbox",
+    "controlplane", "mailbox", "telemetry",
 }  # fmt: skip
 
 

@@ -1,0 +1,154 @@
+"""Runs the telemetry store: OTLP in over gRPC and HTTP, and the pages, in one process until SIGTERM."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from services.chassis import logs
+from services.chassis.settings import CannotStart, host_and_port, joined
+from services.telemetry.intake import Intake
+from services.telemetry.receiver import grpc_server, log_records, traces
+from services.telemetry.receiver_http import http_application
+from services.telemetry.segments import Bounds, Segments
+from services.telemetry.store import Store
+from services.telemetry.web import application
+
+STOP_S = 1.0
+"""How long calls may take when it is told to stop."""
+
+log = logs.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where it listens, where it keeps what, and how much of it."""
+
+    otlp: str
+    otlp_http: tuple[str, int]
+    pages: tuple[str, int]
+    folder: Path
+    bounds: Bounds
+
+    @classmethod
+    def read(cls) -> "Places":
+        """From the environment. Raises CannotStart."""
+        return cls(
+            otlp=joined(*_address("OTLP_LISTEN", "127.0.0.1:4317")),
+            otlp_http=_address("OTLP_HTTP_LISTEN", "127.0.0.1:4318"),
+            pages=_address("TELEMETRY_LISTEN", "127.0.0.1:8026"),
+            folder=Path(os.environ.get("SHOPMESH_TELEMETRY_DIR") or ".shopmesh/telemetry"),
+            bounds=Bounds(
+                bytes=int(_number("TELEMETRY_MAX_BYTES", Bounds().bytes)),
+                age_s=_number("TELEMETRY_MAX_AGE_S", Bounds().age_s),
+            ),
+        )
+
+
+def main() -> None:
+    """Serves on the addresses that the environment names. Exits with 1 when it cannot."""
+    # Nobody forks here, and what allows it costs time.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    logs.configure("telemetry", os.environ.get("SHOPMESH_INSTANCE") or "telemetry")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(Places.read()))
+    except* CannotStart as errors:
+        log.error("cannot start", error=str(errors.exceptions[0]))  # noqa: TRY400  one clear line
+        sys.exit(1)
+    log.info("stopped")
+
+
+async def serve(places: Places) -> None:
+    """Until SIGTERM or Ctrl-C. Raises CannotStart."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        segments = Segments(places.folder, places.bounds)
+    except OSError as error:
+        raise CannotStart(f"{places.folder} cannot be written: {error.strerror}") from None
+    intake = Intake(segments)
+    store = Store(segments, intake)
+    # Each signal comes in by both doors.
+    signals = [traces(intake), log_records(intake)]
+    hosts = {"localhost", "127.0.0.1", "::1", places.pages[0]}
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asyncio.to_thread(intake.run))
+        try:
+            async with (
+                _grpc(grpc_server(signals, places.otlp, intake.refuse)),
+                _http(http_application(signals, intake.refuse), "OTLP_HTTP_LISTEN", *places.otlp_http),
+                _http(application(store, hosts), "TELEMETRY_LISTEN", *places.pages),
+            ):
+                log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
+                await stop.wait()
+        finally:
+            intake.close()
+    segments.close()
+
+
+@asynccontextmanager
+async def _grpc(server: grpc.aio.Server) -> AsyncIterator[None]:
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(STOP_S)
+
+
+class _Server(uvicorn.Server):
+    """One of several in a process, which itself is told to stop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _http(app: ASGIApp, name: str, host: str, port: int) -> AsyncIterator[None]:
+    """Serves the application there; `name` is the variable that says where. Raises CannotStart."""
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise CannotStart(f"SHOPMESH_{name}={joined(host, port)} cannot be bound: {error.strerror}") from None
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listening]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+        listening.close()
+
+
+def _address(name: str, default: str) -> tuple[str, int]:
+    """Raises CannotStart."""
+    return host_and_port(f"SHOPMESH_{name}", os.environ.get(f"SHOPMESH_{name}") or default)
+
+
+def _number(name: str, default: float) -> float:
+    """Raises CannotStart."""
+    text = os.environ.get(f"SHOPMESH_{name}") or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise CannotStart(f"SHOPMESH_{name} must be a number above 0, not {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What is kept, for those who ask. Every read may be made in any thread."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from services.telemetry import finding, otlp
+from services.telemetry.intake import Intake
+from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
+from services.telemetry.segments import LINE_IDS, Segments
+
+_DEPENDENCIES_OF = 300_000
+"""Spans, the newest, by which dependencies are counted: a second's work."""
+
+_SPANS_OF_TRACE = """
+select service, instances.name, data from spans join operations on operations.id = operation
+  join instances on instances.id = instance where trace = (select id from traces where trace_id = ?)"""
+_SPANS_BETWEEN = """
+select trace, service, error, data from spans join operations on operations.id = operation
+where trace in (select distinct trace from spans where start_ns between ? and ?) order by trace limit ?"""
+
+
+class Store:
+    """Answers from all segments; one that breaks while it is read is left out."""
+
+    def __init__(self, segments: Segments, intake: Intake) -> None:
+        self._segments, self._intake = segments, intake
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All its spans by start; empty when there is none, or when this is no trace id."""
+        try:
+            key = bytes.fromhex(trace_id)
+        except ValueError:
+            return []
+        found = [otlp.span(data, service, instance) for service, instance, data in self._all(_SPANS_OF_TRACE, key)]
+        return sorted(found, key=lambda span: span.start_ns)
+
+    def traces(self, query: TraceQuery) -> list[list[Span]]:
+        """Newest first, by the newest of its spans to which the query applies."""
+        named = self._traces_of(query.order) if query.order else None
+        found: dict[bytes, None] = {}
+        for number in self._segments.newest_first():
+            with self._segments.reading(number) as database:
+                for trace_id in finding.traces(database, query, named) if database else ():
+                    found[trace_id] = None
+                    if len(found) >= query.limit:
+                        break
+            if len(found) >= query.limit:
+                break
+        return [self.trace(trace_id.hex()) for trace_id in found]
+
+    def services(self) -> list[str]:
+        """That have spans, by name."""
+        return sorted({service for (service,) in self._all("select distinct service from operations")})
+
+    def span_names(self, service: str) -> list[str]:
+        """Of a service, by name."""
+        return sorted({name for (name,) in self._all("select name from operations where service = ?", service)})
+
+    def dependencies(self, since_ns: int, until_ns: int) -> list[Dependency]:
+        """Who called whom in traces of that time; by the newest 300,000 spans."""
+        calls, errors = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        left = _DEPENDENCIES_OF
+        for number in self._segments.newest_first():
+            with self._segments.reading(number) as database:
+                rows = database.execute(_SPANS_BETWEEN, (since_ns, until_ns, left)) if database else ()
+                for _, spans in groupby(rows, itemgetter(0)):
+                    left -= _count(list(spans), calls, errors)
+            if left <= 0:
+                break
+        return [Dependency(*pair, calls=count, errors=errors[pair]) for pair, count in sorted(calls.items())]
+
+    def lines(self, query: LineQuery) -> list[Line]:
+        """By time; when they are followed, by arrival.
+
+        The service may also be an instance. Lines of an order are those that name it, and those of all its traces.
+        """
+        traces = self._traces_of(query.order) if query.order else None
+        found: list[Line] = []
+        following = query.after_id > 0
+        for number in self._segments.numbers() if following else self._segments.newest_first():
+            with self._segments.reading(number) as database:
+                if database:
+                    found += finding.lines(database, number, query, traces, query.limit - len(found))
+            if len(found) >= query.limit:
+                break
+        return sorted(found, key=lambda line: line.id if following else (line.time_ns, line.id))
+
+    def marks(self) -> dict[str, tuple[int, int]]:
+        """By part of the shop: which of its log files was read last, and up to which byte."""
+        return {part: (file, byte) for part, file, byte in self._segments.marks()}
+
+    def last_line(self) -> int:
+        """The id of the line that came last; 0 when there is none. Where one who follows begins."""
+        for number in self._segments.newest_first():
+            with self._segments.reading(number) as database:
+                last = database.execute("select max(id) from lines").fetchone()[0] if database else None
+                if last:
+                    return number * LINE_IDS + int(last)
+        return 0
+
+    def status(self) -> Status:
+        """What is kept now, and what was not kept since the start."""
+        spans = sum(count for (count,) in self._all("select coalesce(max(id), 0) from spans"))
+        lines = sum(count for (count,) in self._all("select coalesce(max(id), 0) from lines"))
+        oldest_s = self._segments.oldest_s() if spans or lines else None
+        return Status(
+            spans=spans,
+            lines=lines,
+            bytes=self._segments.bytes(),
+            most_bytes=self._segments.bounds.bytes,
+            oldest_ns=None if oldest_s is None else int(oldest_s * 1e9),
+            waiting_bytes=self._intake.waiting_bytes,
+            dropped_spans=self._intake.dropped_spans(),
+            dropped_lines=self._intake.dropped_lines(),
+            refused=self._intake.refused(),
+        )
+
+    def _traces_of(self, order: str) -> set[bytes]:
+        return {trace_id for (trace_id,) in self._all(finding.TRACES_OF_ORDER, order)}
+
+    def _all(self, question: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """Rows of all segments, the newest segment first."""
+        for number in self._segments.newest_first():
+            rows = list[tuple[Any, ...]]()
+            with self._segments.reading(number) as database:
+                if database:
+                    rows = database.execute(question, values).fetchall()
+            yield from rows
+
+
+def _count(rows: list[tuple[Any, ...]], calls: Counter[tuple[str, str]], errors: Counter[tuple[str, str]]) -> int:
+    """Calls from one service to another in one trace."""
+    spans = [(service, error, trace_pb2.Span.FromString(data)) for _, service, error, data in rows]
+    services = {span.span_id: service for service, _, span in spans}
+    for service, error, span in spans:
+        caller = services.get(span.parent_span_id)
+        if caller is not None and caller != service:
+            calls[caller, service] += 1
+            errors[caller, service] += error
+    return len(rows)

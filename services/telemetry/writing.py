@@ -1,0 +1,139 @@
+"""Rows of one segment. One thread writes, a batch is one transaction."""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from services.telemetry import otlp
+from services.telemetry.model import LEVELS, Line
+
+ORDER = re.compile(rb"orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""An order's name, wherever it stands in a span: no decoding, and foreign attributes name orders as well."""
+_LARGEST = 2**63 - 1
+_ERROR = 2
+_REMEMBERED = 20_000
+"""Ids per kind that are known without asking. What is written together was begun together."""
+_SPAN = (
+    "insert into spans (trace, operation, instance, start_ns, duration_ns, error, data) values (?, ?, ?, ?, ?, ?, ?)"
+)
+_LINE = """
+insert into lines (id, time_ns, voice, message, trace, span_id, "order", fields) values (?, ?, ?, ?, ?, ?, ?, ?)"""
+_WORDS = "insert into words (rowid, said) values (?, ?)"
+_MARK = "insert into marks values (?, ?, ?) on conflict (part) do update set file = excluded.file, byte = excluded.byte"
+
+type Mark = tuple[str, int, int]
+"""Whose log, which file of it, and the byte up to which it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Log lines with their fields as JSON, and how far their file was read with them."""
+
+    lines: Sequence[tuple[Line, bytes]]
+    mark: Mark | None
+
+
+type Item = ExportTraceServiceRequest | Lines
+
+
+class Writer:
+    """Of one segment; ends it by `close`."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        """Raises sqlite3.Error."""
+        self._database = database
+        self._ids: dict[str, dict[object, int]] = {}
+        (self._last_line,) = database.execute("select coalesce(max(id), 0) from lines").fetchone()
+        self._named: set[tuple[int, int]] = set()
+        """Order and trace, that are written."""
+
+    def write(self, items: Iterable[Item]) -> None:
+        """All of them or, when it raises sqlite3.Error, none."""
+        last_line = self._last_line
+        try:
+            self._database.execute("begin immediate")
+            for item in items:
+                if isinstance(item, Lines):
+                    self._lines(item)
+                else:
+                    self._database.executemany(_SPAN, self._spans(item))
+            self._database.execute("commit")
+        except BaseException:
+            self._last_line = last_line
+            self._ids.clear()
+            self._named.clear()
+            if self._database.in_transaction:
+                self._database.execute("rollback")
+            raise
+
+    def mark(self, marks: Iterable[Mark]) -> None:
+        """What the segment before knew of files. Raises sqlite3.Error."""
+        self._database.executemany(_MARK, marks)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _spans(self, request: ExportTraceServiceRequest) -> Iterator[tuple[object, ...]]:
+        for resource in request.resource_spans:
+            service, name = otlp.source(resource.resource)
+            instance = self._id("instances", "name", name)
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    if not otlp.is_sound(span):
+                        continue
+                    trace = self._id("traces", "trace_id", span.trace_id)
+                    data = span.SerializeToString()
+                    for order in ORDER.findall(data):
+                        self._name(trace, self._id("orders", "name", order.decode()))
+                    start, end = span.start_time_unix_nano, span.end_time_unix_nano
+                    operation = self._id("operations", "service, name", (service, span.name))
+                    yield (
+                        trace, operation, instance, min(start, _LARGEST), min(max(end - start, 0), _LARGEST),
+                        span.status.code == _ERROR, data,
+                    )  # fmt: skip
+
+    def _lines(self, item: Lines) -> None:
+        rows, words = list[tuple[object, ...]](), list[tuple[int, str]]()
+        for line, fields in item.lines:
+            self._last_line += 1
+            trace = self._id("traces", "trace_id", bytes.fromhex(line.trace_id)) if line.trace_id else None
+            order = self._id("orders", "name", line.order) if line.order else None
+            if trace and order:
+                self._name(trace, order)
+            voice = self._id(
+                "voices", "service, instance, level", (line.service, line.instance, LEVELS.index(line.level))
+            )
+            span = bytes.fromhex(line.span_id) if line.span_id else None
+            time_ns = min(max(line.time_ns, 0), _LARGEST)
+            rows.append((self._last_line, time_ns, voice, line.message, trace, span, order, fields))
+            words.append((self._last_line, " ".join((line.message, *otlp.text_of(line.fields)))))
+        self._database.executemany(_LINE, rows)
+        self._database.executemany(_WORDS, words)
+        if item.mark:
+            self.mark([item.mark])
+
+    def _name(self, trace: int, order: int) -> None:
+        if (order, trace) not in self._named:
+            if len(self._named) > _REMEMBERED:
+                self._named.clear()
+            self._named.add((order, trace))
+            self._database.execute("insert into orders_traces values (?, ?) on conflict do nothing", (order, trace))
+
+    def _id(self, table: str, columns: str, key: object) -> int:
+        known = self._ids.setdefault(table, {})
+        if (id := known.get(key)) is None:
+            if len(known) > _REMEMBERED:
+                known.clear()
+            id = known[key] = self._looked_up(table, columns, key if isinstance(key, tuple) else (key,))
+        return id
+
+    def _looked_up(self, table: str, columns: str, key: tuple[object, ...]) -> int:
+        marks = ", ".join("?" * len(key))
+        asked = f"select id from {table} where ({columns}) = ({marks})"  # noqa: S608  names of ours
+        added = f"insert into {table} ({columns}) values ({marks}) returning id"  # noqa: S608
+        row = self._database.execute(asked, key).fetchone() or self._database.execute(added, key).fetchone()
+        id: int = row[0]
+        return id
