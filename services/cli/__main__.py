@@ -17,13 +17,12 @@ import click
 from services.cli.canary import canary
 from services.cli.deadletters import deadletters
 from services.cli.documents import group
+from services.cli.log_command import logs
 from services.cli.options import with_state
 from services.cli.process import CannotStart
 from services.cli.settings import HOST, SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
-
-FOLLOW_EVERY_S = 0.2
 
 
 class Commands(click.Group):
@@ -142,37 +141,6 @@ def status(state: Path, as_json: bool) -> None:
         click.echo(f"{'sum':{width}} {'':11} {'':8}  {'':22} {'':7} {total / 1e6:7.0f}")
     if any(row["state"] not in ("ready", "drained") for row in rows) or not rows:
         sys.exit(1)
-
-
-@main.command()
-@with_state
-@click.argument("service", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
-@click.option("--order", metavar="ID", help="Only lines about this order, and all lines of their traces.")
-@click.option("--json", "as_json", is_flag=True, help="The lines as they were written.")
-def logs(state: Path, service: str | None, follow: bool, order: str | None, as_json: bool) -> None:
-    """Show what all parts have logged, in order of time.
-
-    With SERVICE, any name of `status`, only what that one has.
-    """
-    from services.cli.logs import Reader, of_order, part_names, rendered
-
-    folder = StateFolder(state.absolute()).logs
-    if not part_names(folder):
-        raise click.ClickException(f"nothing is logged in {shown(state)}: no shop has run there yet")
-    if service and service not in part_names(folder):
-        raise click.ClickException(f"nothing is logged for {service}: there is {', '.join(part_names(folder))}")
-    reader, traces = Reader(folder, service), set[str]()
-    try:
-        while True:
-            found = reader.new()
-            for part, line in of_order(order, found, traces) if order else found:
-                click.echo(json.dumps(line) if as_json else rendered(part, line))
-            if not follow:
-                return
-            time.sleep(FOLLOW_EVERY_S)
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.stderr.close()  # the reader has seen enough
 
 
 @main.command()
@@ -352,7 +320,7 @@ def explain(state: Path, caller: str, service: str) -> None:
     explain(StateFolder(state.absolute()), caller, service)
 
 
-for command in (scale, drain, restart, canary, deadletters):
+for command in (scale, drain, restart, canary, deadletters, logs):
     main.add_command(command)
 
 

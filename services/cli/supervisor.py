@@ -225,7 +225,7 @@ class Supervisor:
             env=part.process.environment, preexec_fn=in_child(os.getpid(), signal.SIGKILL, part.process.nice),
         )  # fmt: skip
         said, _ = await helper.communicate()
-        part.log.write(said)
+        part.log.write_whole(said)
         if helper.returncode:
             raise CannotStart(f"{part.process.name}: {part.log.last}")
 

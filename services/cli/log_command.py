@@ -1,0 +1,149 @@
+"""`shopmesh logs`: what all parts have said, from the store of the shop's telemetry or from the supervisor's files."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from services.cli.options import with_state
+from services.cli.process import CannotStart
+from services.cli.settings import HOST, shown
+from services.cli.state import StateFolder
+
+if TYPE_CHECKING:
+    from services.cli.log_search import Files, Source, Wanted
+    from services.log_files import Said
+
+    type Tell = Callable[[Sequence[Said]], int]
+
+FOLLOW_EVERY_S = 0.3
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@with_state
+@click.argument("service", required=False, default="")
+@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="At least that severe.")
+@click.option("--grep", metavar="WORDS", default="", help="Lines that have all these words, or words that begin so.")
+@click.option("--trace", metavar="ID", default="", help="Lines of one trace.")
+@click.option("--order", metavar="ID", default="", help="Lines about this order, and all lines of their traces.")
+@click.option("--since", metavar="TIME", default="", help="From then on: 10m, 2h, or 2026-03-01T12:00:00Z.")
+@click.option("--until", metavar="TIME", default="", help="Up to then, in the same forms.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option("--lines", "-n", "limit", type=click.IntRange(1, 100_000), default=1000, show_default=True,
+              help="The newest so many.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def logs(
+    state: Path, service: str, level: str | None, grep: str, trace: str, order: str, since: str, until: str,
+    follow: bool, limit: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what all parts have logged, in order of time; times are UTC.
+
+    With SERVICE, a service or any name of `status`, only what that one has. The options can be combined.
+
+    For example: shopmesh logs order --level warning --since 10m
+
+    Asks the store that `make run` keeps, which has the lines of longer ago; when that does not answer, it reads the
+    files that the launcher writes, and says so.
+    """
+    from services.cli.log_search import Files, Wanted, order_name, trace_id
+
+    if follow and until:
+        raise click.UsageError("--follow goes on, and --until ends: choose one of them")
+    wanted = Wanted(
+        service=service,
+        level=(level or "").lower(),
+        text=grep,
+        trace=trace_id(trace) if trace else "",
+        order=order_name(order) if order else "",
+        since_ns=_time(since) if since else 0,
+        until_ns=_time(until) if until else None,
+        limit=limit,
+    )
+    folder = StateFolder(state.absolute())
+    files = Files(folder.logs)
+    if not files.names():
+        raise CannotStart(f"nothing is logged in {shown(state)}: no shop has run there yet")
+    try:
+        _show(folder, files, wanted, _teller(as_json=as_json), follow=follow)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        pass
+
+
+def _show(folder: StateFolder, files: "Files", wanted: "Wanted", tell: "Tell", *, follow: bool) -> None:
+    """Raises CannotStart for what cannot be asked."""
+    from services.cli.log_search import Away, Store
+
+    source: Source = files
+    try:
+        source = Store(f"{HOST}:{_port(folder)}")
+        found = source.newest(wanted)
+    except Away as away:
+        source = _instead(files, folder, away)
+        found = source.newest(wanted)
+    if not found and wanted.service and wanted.service not in files.names():
+        raise CannotStart(f"nothing is logged for {wanted.service}: there is {', '.join(files.names())}")
+    last_ns = tell(found)
+    while follow:
+        time.sleep(FOLLOW_EVERY_S)
+        try:
+            found = source.later(wanted)
+        except Away as away:
+            source = _instead(files, folder, away)
+            found = source.newest(replace(wanted, since_ns=max(wanted.since_ns, last_ns + 1)))
+        last_ns = max(last_ns, tell(found))
+
+
+def _instead(files: "Files", folder: StateFolder, away: Exception) -> "Files":
+    click.echo(f"{away}: these lines are from the files in {shown(folder.logs)}", err=True)
+    return files
+
+
+def _port(folder: StateFolder) -> int:
+    """Of the store. Raises Away when it cannot be there."""
+    from services.cli.log_search import Away
+
+    if folder.holder() is None:
+        raise Away("no shop runs here")
+    port = folder.read()["ports"].get("telemetry")
+    if port is None:
+        raise Away("this shop has no store of log lines")
+    return int(port)
+
+
+def _time(text: str) -> int:
+    """Nanoseconds since 1970. Raises CannotStart."""
+    from services.cli.times import since
+
+    return round(since(text, datetime.now(UTC)).timestamp() * 1e6) * 1000
+
+
+def _teller(*, as_json: bool) -> "Tell":
+    """Prints lines, in the text for people with the day where it changes; gives the time of the last one."""
+    from services.cli.log_view import day, rendered
+    from services.log_files import told
+
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+
+    def tell(lines: "Sequence[Said]") -> int:
+        nonlocal today
+        for line in lines:
+            if as_json:
+                click.echo(json.dumps(told(line)))
+                continue
+            if day(line) != today:
+                today = day(line)
+                click.echo(click.style(today, dim=True))
+            click.echo(rendered(line))
+        return max((line.time_ns for line in lines), default=0)
+
+    return tell

@@ -1,0 +1,204 @@
+"""Finding log lines: in the store of the shop's telemetry, or in the supervisor's files when that is away.
+
+Both give the same lines for the same question.
+"""
+
+import heapq
+import re
+import time
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from services.cli.process import CannotStart
+from services.log_files import LEVELS, Place, Said, batches, nanoseconds, parts, said, service_of, shown
+
+if TYPE_CHECKING:
+    import httpx
+
+STORE_S = 3.0
+"""So long may the store take to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which lines; what is empty does not matter."""
+
+    service: str = ""
+    """A service, or one instance."""
+    level: str = ""
+    """At least that severe."""
+    text: str = ""
+    """Words that each begin one of the line's, in its message or in the text of a field."""
+    trace: str = ""
+    order: str = ""
+    """`orders/<uuid>`: lines that name it, and all lines of their traces."""
+    since_ns: int = 0
+    until_ns: int | None = None
+    """Both included."""
+    limit: int = 1000
+    """The newest so many."""
+
+
+class Source(Protocol):
+    """Where lines come from. Raises Away."""
+
+    def newest(self, wanted: Wanted) -> list[Said]:
+        """In order of time."""
+
+    def later(self, wanted: Wanted) -> list[Said]:
+        """What has come since the last time, in the order in which it came."""
+
+
+class Away(Exception):
+    """The store cannot tell, and why."""
+
+
+class Store:
+    """Asks the pages of telemetry, at an address `host:port`."""
+
+    def __init__(self, address: str) -> None:
+        import httpx
+
+        self._refusals = httpx.HTTPError
+        self._web = httpx.Client(base_url=f"http://{address}", timeout=STORE_S, trust_env=False)
+        self._last = 0
+
+    def newest(self, wanted: Wanted) -> list[Said]:
+        return self._asked(wanted, {})
+
+    def later(self, wanted: Wanted) -> list[Said]:
+        return self._asked(wanted, {"after": str(self._last)})
+
+    def _asked(self, wanted: Wanted, more: dict[str, str]) -> list[Said]:
+        asked = {
+            "service": wanted.service,
+            "level": wanted.level,
+            "text": wanted.text,
+            "trace": wanted.trace,
+            "order": wanted.order,
+            "since": shown(wanted.since_ns) if wanted.since_ns else "",
+            "until": shown(wanted.until_ns) if wanted.until_ns is not None else "",
+            "limit": str(wanted.limit),
+        }
+        try:
+            answer = self._web.get("/api/logs", params={name: text for name, text in (asked | more).items() if text})
+        except self._refusals as error:
+            raise Away(f"the store of log lines does not answer ({type(error).__name__})") from None
+        if answer.status_code == 400:
+            raise CannotStart(answer.json()["error"])
+        if answer.status_code != 200:
+            raise Away(_why(answer))
+        told = answer.json()
+        lines = told["lines"]
+        self._last = max([self._last, told.get("last", 0), *(line["id"] for line in lines)])
+        return [_of_store(line) for line in lines]
+
+
+class Files:
+    """Reads what the supervisor keeps. Remembers how far it has read, and the traces of an order."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[str, Place] = {}
+        self._traces: set[str] = set()
+
+    def names(self) -> list[str]:
+        """Services and instances that have logged anything."""
+        found = parts(self._folder)
+        return sorted({*found, *map(service_of, found)})
+
+    def newest(self, wanted: Wanted) -> list[Said]:
+        if wanted.order:  # a line may come before the one that tells its trace
+            for line in self._read({}):
+                self._learn(wanted, line)
+        kept: list[tuple[int, int, Said]] = []
+        for at, line in enumerate(self._matching(wanted)):
+            keep = heapq.heappush if len(kept) < wanted.limit else heapq.heappushpop
+            keep(kept, (line.time_ns, at, line))
+        return [line for _, _, line in sorted(kept)]
+
+    def later(self, wanted: Wanted) -> list[Said]:
+        return sorted(self._matching(wanted), key=lambda line: line.time_ns)
+
+    def _matching(self, wanted: Wanted) -> Iterator[Said]:
+        for line in self._read(self._places):
+            self._learn(wanted, line)
+            if _matches(wanted, line, self._traces):
+                yield line
+
+    def _learn(self, wanted: Wanted, line: Said) -> None:
+        if wanted.order and line.order == wanted.order and line.trace_id:
+            self._traces.add(line.trace_id)
+
+    def _read(self, places: dict[str, Place]) -> Iterator[Said]:
+        """Lines since these places, which move along."""
+        now_ns = time.time_ns()
+        for part in parts(self._folder):
+            for batch in batches(self._folder, part, places.get(part)):
+                places[part] = batch.place
+                yield from (said(raw, part, now_ns) for raw in batch.lines if raw)
+
+
+def order_name(id: str) -> str:
+    """`orders/<uuid>`, of that or of the uuid. Raises CannotStart."""
+    if (found := _ORDER.fullmatch(id.lower())) is None:
+        raise CannotStart(f"{id} is no order: write orders/<uuid>, or the uuid")
+    return f"orders/{found[1]}"
+
+
+def trace_id(text: str) -> str:
+    """Raises CannotStart for what is none."""
+    if not re.fullmatch(r"[0-9a-f]{32}", text.lower()):
+        raise CannotStart(f"{text} is no trace id: write its 32 hexadecimal digits")
+    return text.lower()
+
+
+_ORDER = re.compile(r"(?:orders/)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_WORD = re.compile(r"[^\W_]+")
+
+
+def _matches(wanted: Wanted, line: Said, traces: set[str]) -> bool:
+    return (
+        wanted.service in ("", line.service, line.instance)
+        and (not wanted.level or LEVELS.index(line.level) >= LEVELS.index(wanted.level))
+        and wanted.trace in ("", line.trace_id)
+        and (not wanted.order or line.order == wanted.order or line.trace_id in traces)
+        and wanted.since_ns <= line.time_ns
+        and (wanted.until_ns is None or line.time_ns <= wanted.until_ns)
+        and (not wanted.text or _has_words(wanted.text, line))
+    )
+
+
+def _has_words(text: str, line: Said) -> bool:
+    has = _words(" ".join((line.message, *_texts(line.fields))))
+    return all(any(word.startswith(begin) for word in has) for begin in _words(text))
+
+
+def _words(text: str) -> set[str]:
+    """As the store has them: letters and digits, without case and accents."""
+    if not text.isascii():
+        text = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
+    return set(_WORD.findall(text.lower()))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _of_store(line: dict[str, Any]) -> Said:
+    names = ("level", "service", "instance", "message", "trace_id", "span_id", "order", "fields")
+    return Said(nanoseconds(line["time"]) or 0, *(line[name] for name in names))
+
+
+def _why(answer: "httpx.Response") -> str:
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"the store of log lines answers with HTTP {answer.status_code}"

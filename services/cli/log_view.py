@@ -1,0 +1,54 @@
+"""Log lines for people: one after the other, with what is severe in colour."""
+
+import json
+import re
+from datetime import UTC, datetime
+
+import click
+
+from services.log_files import Said
+
+_COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red"}
+_WIDTH = 14
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What would move the cursor, colour the screen or turn the text around. A line feed is dealt with before."""
+
+
+def rendered(line: Said) -> str:
+    """When (UTC), who, how bad, what, and the rest as key=value; what has several lines comes below.
+
+    Coloured; click takes the colours out where there is no terminal.
+    """
+    clock = (
+        f"{datetime.fromtimestamp(line.time_ns // 1_000_000_000, UTC):%H:%M:%S}.{line.time_ns // 1_000_000 % 1000:03}"
+    )
+    first, *below = line.message.split("\n")
+    facts = {"order": line.order, "trace_id": line.trace_id, **line.fields}
+    inline = []
+    for name, value in facts.items():
+        if isinstance(value, str) and "\n" in value:
+            below += [f"{name}:", *(f"  {text}" for text in value.split("\n"))]
+        elif value not in ("", None):
+            inline.append(f"{click.style(f'{_safe(name)}=', dim=True)}{_safe(_word(value))}")
+    level = click.style(f"{line.level:7}", fg=_COLOURS.get(line.level), bold=line.level == "error")
+    head = f"{click.style(clock, dim=True)}  {_safe(line.instance):{_WIDTH}}  {level}  {_safe(first)}"
+    return "\n".join(("  ".join((head, *filter(None, [" ".join(inline)]))), *(f"    {_safe(text)}" for text in below)))
+
+
+def day(line: Said) -> str:
+    """Of a line, in UTC."""
+    return f"{_second(line):%Y-%m-%d}"
+
+
+def _second(line: Said) -> datetime:
+    return datetime.fromtimestamp(line.time_ns // 1_000_000_000, UTC)
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return value if value and not re.search(r"[\s=\"]", value) else json.dumps(value, ensure_ascii=False)
+
+
+def _safe(text: str) -> str:
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
