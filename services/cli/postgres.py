@@ -31,6 +31,7 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",  # a socket's path may not exceed 107 bytes, a folder of tests easily does
     "max_connections": "300",
+    "shared_buffers": "64MB",  # of a machine with other things to do; the system's page cache has the rest
     "idle_in_transaction_session_timeout": "5s",
     "dynamic_shared_memory_type": "mmap",  # /dev/shm may be small or read-only
     "log_line_prefix": "[%p] %d ",
