@@ -5,10 +5,10 @@ Nothing here waits for NATS to be there: a process starts without it, and works 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 import nats.errors
 import nats.js.errors
@@ -25,10 +25,11 @@ from nats.js.api import (
     StreamConfig,
     StreamState,
 )
+from opentelemetry.util.types import AttributeValue
 
 from services.chassis import logs
 from services.chassis.patience import QUIET, describe, pause_s, told
-from services.chassis.tracing import SpanKind, current_traceparent, span
+from services.chassis.tracing import Part, SpanKind, failed, together, traceparent_of, tracing
 from services.chassis.worker import finishing
 from services.refusals import Unavailable
 
@@ -62,6 +63,8 @@ class Message:
     data: bytes
     traceparent: str | None
     """Of the span in which it was received: what its handling belongs under."""
+    about: str = ""
+    """What it tells of, by name (CloudEvents: subject)."""
 
 
 type Handle = Callable[[Sequence[Message]], Awaitable[None]]
@@ -160,9 +163,7 @@ class Bus:
                 try:
                     await self._bind(stream, durable, subjects)
                     failures = 0
-                    await _Pull(self._client, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", batch).run(
-                        self._inboxes, handle
-                    )
+                    await _Pull(self._client, stream, durable, batch).run(self._inboxes, handle)
                 except BusUnavailable as error:
                     if failures % QUIET == 0:
                         log.warning("consuming has to wait", stream=stream, durable=durable, error=describe(error))
@@ -229,8 +230,9 @@ class _Pull:
     nats-py's own `fetch` asks twice for each batch, first for what is there, then for what comes.
     """
 
-    def __init__(self, client: Client, subject: str, batch: int) -> None:
-        self._client, self._subject, self._batch = client, subject, batch
+    def __init__(self, client: Client, stream: str, durable: str, batch: int) -> None:
+        self._client, self._durable, self._batch = client, durable, batch
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._failures = 0
         self._request = orjson.dumps(
@@ -282,11 +284,15 @@ class _Pull:
                     coming = _left(status, coming)
 
     async def _handle(self, arrived: Sequence[Msg], handle: Handle) -> None:
-        with ExitStack() as spans:
-            messages = [_received(message, spans) for message in arrived]
+        parts = [_part(message, self._durable) for message in arrived]
+        with together(SpanKind.CONSUMER, parts) as spans:
+            messages = [_received(message, traceparent_of(span)) for message, span in zip(arrived, spans, strict=True)]
             try:
-                await handle(messages)
+                with logs.about(messages[0].about or None if len(messages) == 1 else None):
+                    await handle(messages)
             except Exception as error:  # noqa: BLE001  the loop goes on: what was not handled comes again
+                for span in spans:
+                    failed(span, type(error).__qualname__)
                 if self._failures % QUIET == 0:
                     log.warning("messages wait", messages=len(arrived), **told(error))
                 pause = pause_s(self._failures)
@@ -319,16 +325,25 @@ def _left(status: Msg, coming: int) -> int:
             raise BusUnavailable(status=f"{code} {headers.get('Description', '')}")
 
 
-def _received(message: Msg, spans: ExitStack) -> Message:
+def _part(message: Msg, durable: str) -> Part:
+    """What its span says, by the semantic conventions for messaging."""
     headers = message.headers or {}
-    attributes: dict[str, Any] = {
+    attributes: dict[str, AttributeValue] = {
         "messaging.system": "nats",
+        "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": message.subject,
+        "messaging.consumer.group.name": durable,
         "messaging.message.id": headers.get("ce-id", ""),
     }
-    spans.enter_context(span(f"process {message.subject}", SpanKind.CONSUMER, headers.get("traceparent"), attributes))
-    return Message(message.subject, headers, message.data, current_traceparent())
+    if about := headers.get("ce-subject"):
+        attributes[tracing.order] = about
+    return Part(f"process {message.subject}", headers.get("traceparent"), attributes)
+
+
+def _received(message: Msg, traceparent: str | None) -> Message:
+    headers = message.headers or {}
+    return Message(message.subject, headers, message.data, traceparent, headers.get("ce-subject", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class _Outgoing:
         async def call(request: Any, *, timeout: float | None = None) -> Any:  # noqa: ANN401  as gRPC has it
             left = time_left()
             left = self._default_s() if left is None else left
-            asked, code, reason, started = begun(method, attributes), StatusCode.CANCELLED, "", time.monotonic()
+            asked, code, reason, started = begun(method[1:], attributes), StatusCode.CANCELLED, "", time.monotonic()
             try:
                 answer = await invoke(
                     request,
@@ -84,7 +84,7 @@ class _Outgoing:
             finally:
                 calls.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
-                    ended(asked, code, NOT_OK)
+                    ended(asked, code, reason, NOT_OK)
             return answer
 
         return call
@@ -94,7 +94,7 @@ class _Outgoing:
         public, attributes = _is_public(method), self._attributes(method)
 
         async def call(request: Any, *, timeout: float | None = None) -> AsyncIterator[Any]:  # noqa: ANN401
-            asked, code, reason, started = begun(method, attributes), StatusCode.CANCELLED, "", time.monotonic()
+            asked, code, reason, started = begun(method[1:], attributes), StatusCode.CANCELLED, "", time.monotonic()
             try:
                 metadata = await self._carried(asked, public)
                 async for answer in invoke(request, timeout=timeout, metadata=metadata):
@@ -106,7 +106,7 @@ class _Outgoing:
             finally:
                 calls.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
-                    ended(asked, code, NOT_OK)
+                    ended(asked, code, reason, NOT_OK)
 
         return call
 

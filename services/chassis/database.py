@@ -7,6 +7,7 @@ only autocommit statements and whole transactions run here, and whatever was int
 import asyncio
 import hashlib
 import itertools
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,6 +50,8 @@ _ONE_AT_A_TIME = "select pg_advisory_xact_lock(hashtext('migrations'))"
 _MIGRATIONS = """
 create table if not exists migrations (name text primary key, create_time timestamptz not null default now());
 alter table migrations add column if not exists sha256 text"""
+
+_ARGUMENT = re.compile(r"(invalid input for query argument \$\d+): .*", re.DOTALL)
 
 log = logs.get()
 
@@ -135,6 +138,7 @@ class Database:
             await _commit(connection)
             ended = True
         except Exception as error:
+            _quote_nothing(error)
             if refusal := _refusal(error, connection, sent=committing):
                 raise refusal from error
             if not committing:
@@ -188,6 +192,7 @@ class Database:
             result = await statement(connection)
             ended = True
         except Exception as error:
+            _quote_nothing(error)
             if refusal := _refusal(error, connection, sent=True):
                 raise refusal from error
             ended = True
@@ -269,6 +274,13 @@ def _refusal(error: Exception, connection: Connection, *, sent: bool) -> Databas
             if connection.is_closed():
                 return OutcomeUnknown() if sent else DatabaseUnavailable()
     return None
+
+
+def _quote_nothing(error: Exception) -> None:
+    """Errors go to log lines and rows: without the row that PostgreSQL quotes, and the argument that asyncpg does."""
+    if isinstance(error, asyncpg.PostgresError):
+        error.detail = None
+        error.args = tuple(_ARGUMENT.sub(r"\1", said) for said in error.args)
 
 
 async def _commit(connection: Connection) -> None:

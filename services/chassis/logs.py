@@ -3,7 +3,8 @@
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -69,8 +70,23 @@ def set_level(level: str) -> None:
 
 
 def bind_order(name: str | None) -> None:
-    """Every further line of this call or task tells which order it is about."""
+    """Every further line and span of this call or task tells which order it is about."""
     _order.set(name)
+
+
+def order() -> str | None:
+    """The order that this call or task is about."""
+    return _order.get()
+
+
+@contextmanager
+def about(name: str | None) -> Iterator[None]:
+    """What is said inside tells which order it is about, or that it is about none."""
+    token = _order.set(name)
+    try:
+        yield
+    finally:
+        _order.reset(token)
 
 
 class _Line:

@@ -29,6 +29,8 @@ class Event:
     time: datetime
     payload: bytes
     traceparent: str | None
+    about: str = ""
+    """What it tells of, by name (CloudEvents: subject)."""
     resends: int = 0
     """How often it was unsent after it had been sent. The stream drops what it has seen by message id, so each resend
     has its own."""
@@ -115,11 +117,15 @@ class Relay[E: Event]:
             return Failed("the stream has to be looked at first, it may be another one")
         attributes = {
             "messaging.system": "nats",
+            "messaging.operation.name": "send",
             "messaging.operation.type": "send",
             "messaging.destination.name": event.type,
             "messaging.message.id": str(event.id),
         }
-        with span(f"send {event.type}", SpanKind.PRODUCER, event.traceparent, attributes):
+        with (
+            logs.about(event.about or None),
+            span(f"send {event.type}", SpanKind.PRODUCER, event.traceparent, attributes),
+        ):
             try:
                 await self._bus.publish(event.type, event.payload, self._headers(event))
             except BusUnavailable:
@@ -138,6 +144,8 @@ class Relay[E: Event]:
             "ce-time": event.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
             "content-type": "application/protobuf",
         }
+        if event.about:
+            headers["ce-subject"] = event.about
         if traceparent := current_traceparent():
             headers["traceparent"] = traceparent
         return headers

@@ -114,7 +114,7 @@ async def _live[C: Message](
     settings: Settings, config: type[C], wire: Callable[["Process[C]"], Awaitable[None]]
 ) -> None:
     async with AsyncExitStack() as held:
-        tracing.export(settings)
+        tracing.export(settings, _domain(config))
         held.push_async_callback(asyncio.to_thread, tracing.close)
         async with asyncio.TaskGroup() as tasks:
             await Process(settings, config, held, tasks).live(wire)
@@ -128,7 +128,7 @@ class Process[C: Message]:
         self._held, self._tasks = held, tasks
         self._running: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
-        self.domain = config.DESCRIPTOR.full_name.partition(".")[0]
+        self.domain = _domain(config)
         """Of the errors; servicers need it only for those that they put into a message."""
         self._prefix = f"/{self.domain}/"
         self._default_s = 0.0
@@ -256,6 +256,11 @@ class _Handlers:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         self.service, self.by_name = service, handlers
+
+
+def _domain(config: type[Message]) -> str:
+    """The first word of its package."""
+    return config.DESCRIPTOR.full_name.partition(".")[0]
 
 
 def _seed[C: Message](settings: Settings, config: type[C]) -> C:

@@ -14,9 +14,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from services.chassis import logs
 from services.chassis.otlp import Exporter
 from services.chassis.settings import Settings
 
@@ -34,7 +35,7 @@ class Recorded(ReadableSpan, Span):
         kind: SpanKind,
         attributes: Mapping[str, AttributeValue],
         resource: Resource,
-        ended: Callable[[ReadableSpan], None],
+        ended: Callable[["Recorded"], None],
     ) -> None:
         """Under `above`, else the first of a new trace. Begins now."""
         trace_id = above.trace_id if above else random.getrandbits(128) or 1
@@ -82,6 +83,14 @@ class Recorded(ReadableSpan, Span):
         self._events = (*self._events, Event(name, attributes, timestamp))
 
     @override
+    def add_link(self, context: SpanContext, attributes: Mapping[str, AttributeValue] | None = None) -> None:
+        self._links = (*self._links, Link(context, attributes))
+
+    def set_default(self, key: str, value: AttributeValue) -> None:
+        """Unless it has such an attribute."""
+        self._facts.setdefault(key, value)
+
+    @override
     def record_exception(
         self,
         exception: BaseException,
@@ -103,7 +112,9 @@ class Recorded(ReadableSpan, Span):
 class Recorder:
     """Sends spans that have ended to the OTLP endpoint, in batches, from a thread of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, order: str) -> None:
+        """`order` is the attribute that says what a span is about."""
+        self._order = order
         self._resource = Resource.create(
             {
                 "service.name": settings.service,
@@ -122,7 +133,12 @@ class Recorder:
         self, name: str, above: SpanContext | None, kind: SpanKind, attributes: Mapping[str, AttributeValue]
     ) -> Recorded:
         """Under `above`, else the first of a new trace."""
-        return Recorded(name, above, kind, attributes, self._resource, self._processor.on_end)
+        return Recorded(name, above, kind, attributes, self._resource, self._ended)
+
+    def _ended(self, span: Recorded) -> None:
+        if order := logs.order():
+            span.set_default(self._order, order)
+        self._processor.on_end(span)
 
     def flush(self) -> None:
         """Sends what there is; blocks."""

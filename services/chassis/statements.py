@@ -1,13 +1,14 @@
 """A span per SQL statement, for those that run in a recorded one."""
 
-from collections.abc import Coroutine
+import re
+from collections.abc import Coroutine, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
-from opentelemetry.trace import Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from services.chassis.tracing import begun, recorded
+from services.chassis.tracing import begun, failed, recorded
 
 if TYPE_CHECKING:
     _Connection = asyncpg.Connection[asyncpg.Record]
@@ -36,22 +37,63 @@ class TracedConnection(_Connection):
         return self._within_a_span(query, asked) if recorded() else asked
 
     async def _within_a_span[T](self, query: str, asked: Asked[T]) -> T:
-        name, *_ = query.split(maxsplit=1)
-        span = begun(name, {**self._facts(), "db.query.text": query})
+        own = cast("Any", self)
+        span = begun(*_described(query, own._params.database, own._addr))
         try:
             return await asked
         except BaseException as error:
             if span:
-                span.set_attribute("error.type", getattr(error, "sqlstate", None) or type(error).__qualname__)
-                span.set_status(Status(StatusCode.ERROR))
+                code = getattr(error, "sqlstate", None)
+                failed(span, code or type(error).__qualname__)
+                if code:
+                    span.set_attribute("db.response.status_code", code)
             raise
         finally:
             if span:
                 span.end()
 
-    def _facts(self) -> dict[str, AttributeValue]:
-        to, database = cast("Any", self)._addr, cast("Any", self)._params.database
-        facts: dict[str, AttributeValue] = {"db.system.name": "postgresql", "db.namespace": database}
-        if isinstance(to, tuple):
-            return {**facts, "server.address": to[0], "server.port": to[1]}
-        return {**facts, "server.address": to}  # a socket's path
+
+@lru_cache(1024)
+def _described(query: str, database: str, at: tuple[str, int] | str) -> tuple[str, Mapping[str, AttributeValue]]:
+    """Name and attributes of a statement's span; `at` is host and port, or a socket's path."""
+    summary = summarised(query)
+    facts: dict[str, AttributeValue] = {
+        "db.system.name": "postgresql",
+        "db.namespace": database,
+        "db.query.summary": summary,
+        "db.query.text": query,
+    }
+    if isinstance(at, tuple):
+        return summary, {**facts, "server.address": at[0], "server.port": at[1]}
+    return summary, {**facts, "server.address": at}
+
+
+_WORD = re.compile(
+    r"""'[^']*' | --[^\n]*
+    | \b(?: for \s+ update | do \s+ update | distinct \s+ from )\b   # none of these begins anything
+    | \b(?P<operation> insert (?=\s+into\b) | delete (?=\s+from\b) | update | select )\b
+    | \b(?: into | (?: from | join ) (?! \s+ [\w.]+ \s* \( ) ) \s+ (?P<target> [a-z_][\w.]* )   # no function
+    | (?P<with> \b[a-z_]\w* ) \s+ as \s* (?: materialized \s* )? \(
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_UPDATED = re.compile(r"\s+(?:only\s+)?([a-z_][\w.]*)", re.IGNORECASE)
+_SUMMARY_LENGTH = 255
+
+
+def summarised(query: str) -> str:
+    """What a statement does to which tables, in its order: `insert orders insert order_events` (db.query.summary).
+
+    What comes again, and what only reads from the statement's own `with`, is left out.
+    """
+    found: list[list[str]] = []
+    within = {match["with"] for match in _WORD.finditer(query) if match["with"]}
+    for match in _WORD.finditer(query):
+        if operation := match["operation"]:
+            found.append([operation])
+            if operation.lower() == "update" and (updated := _UPDATED.match(query, match.end())):
+                found[-1].append(updated[1])
+        elif (target := match["target"]) and target not in within and found and target not in found[-1]:
+            found[-1].append(target)
+    steps = dict.fromkeys(" ".join(step) for step in found if len(step) > 1)
+    return " ".join(steps)[:_SUMMARY_LENGTH] or query.split(maxsplit=1)[0]

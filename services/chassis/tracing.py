@@ -6,8 +6,10 @@ are made by ourselves: the libraries that instrument gRPC and asyncpg, and the S
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode
@@ -22,7 +24,21 @@ from services.chassis.settings import Settings
 if TYPE_CHECKING:
     from services.chassis.spans import Recorder
 
-__all__ = ["SpanKind", "Tracing", "begun", "current_traceparent", "ended", "serving", "span", "trace_id", "tracing"]
+__all__ = [
+    "Part",
+    "SpanKind",
+    "Tracing",
+    "at",
+    "begun",
+    "current_traceparent",
+    "ended",
+    "failed",
+    "serving",
+    "span",
+    "together",
+    "trace_id",
+    "tracing",
+]
 
 HEADER = "traceparent"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
@@ -38,13 +54,16 @@ class Tracing:
         self.sampling_percent = 100.0
         """Of traces that begin here; may change at any time."""
         self.recorder: Recorder | None = None
+        self.order, self.reason = "order", "reason"
+        """Names of the attributes that no convention knows: what a span is about, and why it was refused."""
 
-    def export(self, settings: Settings) -> None:
-        """From now on sampled spans go to the OTLP endpoint, if there is one."""
+    def export(self, settings: Settings, domain: str) -> None:
+        """From now on sampled spans go to the OTLP endpoint, if there is one; attributes of ours are `domain.name`."""
+        self.order, self.reason = f"{domain}.order", f"{domain}.reason"
         if settings.otlp_endpoint:
             from services.chassis.spans import Recorder
 
-            self.recorder = Recorder(settings)
+            self.recorder = Recorder(settings, self.order)
 
     def close(self) -> None:
         """Sends what is left; blocks for 2 s at most."""
@@ -70,7 +89,7 @@ def serving(method: str, traceparent: str | None) -> Span | None:
     if tracing.recorder is None or not recorded:
         otel.attach(_at(NonRecordingSpan(above or _new_ids())))
         return None
-    started = tracing.recorder.begin(method, above, SpanKind.SERVER, rpc_attributes(method))
+    started = tracing.recorder.begin(method[1:], above, SpanKind.SERVER, rpc_attributes(method))
     otel.attach(_at(started))
     return started
 
@@ -88,18 +107,27 @@ def recorded() -> bool:
     return trace.get_current_span().is_recording()
 
 
-def ended(span: Span, code: StatusCode, faults: frozenset[StatusCode] = FAULTS) -> None:
-    """Ends the span of an rpc: it failed if the code is one of `faults`."""
-    span.set_attribute("rpc.grpc.status_code", code.value[0])
+def ended(span: Span, code: StatusCode, reason: str = "", faults: frozenset[StatusCode] = FAULTS) -> None:
+    """Ends the span of an rpc: it failed if the code is one of `faults`. `reason` says why it was refused."""
+    span.set_attribute("rpc.response.status_code", code.name)
+    if reason:
+        span.set_attribute(tracing.reason, reason)
     if code in faults:
+        span.set_attribute("error.type", code.name)
         span.set_status(_ERROR)
     span.end()
 
 
-def rpc_attributes(method: str) -> dict[str, AttributeValue]:
+def failed(span: Span, error_type: str) -> None:
+    """The span is one of something that went wrong. Never its words: they may quote what nobody shall read."""
+    span.set_attribute("error.type", error_type)
+    span.set_status(_ERROR)
+
+
+@cache
+def rpc_attributes(method: str) -> Mapping[str, AttributeValue]:
     """Of `/package.Service/Method`."""
-    _, service, name = method.split("/")
-    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+    return {"rpc.system.name": "grpc", "rpc.method": method[1:]}
 
 
 def current_traceparent() -> str | None:
@@ -130,19 +158,62 @@ def span(
 
     Not recorded when its trace is not: then it only carries the ids.
     """
-    remote = _parsed(parent) if parent else None
-    above = remote or trace.get_current_span().get_span_context()
+    with together(kind, [Part(name, parent, attributes or {})]) as (one,):
+        yield one
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several things that are done as one, such as a message of a batch."""
+
+    name: str
+    traceparent: str | None
+    """Of what its span belongs under."""
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])
+
+
+@contextmanager
+def together(kind: SpanKind, parts: Sequence[Part]) -> Iterator[Sequence[Span]]:
+    """One thing done for several: a span for each part, in the trace of the part.
+
+    What is done inside is beneath the first that is recorded, and the others link to that one.
+    """
+    spans = [_begun(part, kind) for part in parts]
+    shown = next((each for each in spans if each.is_recording()), spans[0])
+    for each in spans:
+        if each is not shown:  # for one that is not recorded it does nothing
+            each.add_link(shown.get_span_context())
+    token = otel.attach(_at(shown))
+    try:
+        yield spans
+    except Exception as error:
+        for each in spans:
+            failed(each, type(error).__qualname__)
+        raise
+    finally:
+        otel.detach(token)
+        for each in spans:
+            each.end()
+
+
+@contextmanager
+def at(traceparent: str | None) -> Iterator[None]:
+    """Log lines belong to the span that `traceparent` names."""
+    there = _parsed(traceparent)
+    token = otel.attach(_at(NonRecordingSpan(there))) if there else None
+    try:
+        yield
+    finally:
+        if token:
+            otel.detach(token)
+
+
+def _begun(part: Part, kind: SpanKind) -> Span:
+    above = _parsed(part.traceparent) or trace.get_current_span().get_span_context()
     recorded = above.trace_flags.sampled if above.is_valid else tracing.begins()
     if tracing.recorder is None or not recorded:
-        token = otel.attach(_at(NonRecordingSpan(above if above.is_valid else _new_ids())))
-        try:
-            yield trace.get_current_span()
-        finally:
-            otel.detach(token)
-        return
-    started = tracing.recorder.begin(name, above if above.is_valid else None, kind, attributes or {})
-    with trace.use_span(started, end_on_exit=True):
-        yield started
+        return NonRecordingSpan(above if above.is_valid else _new_ids())
+    return tracing.recorder.begin(part.name, above if above.is_valid else None, kind, part.attributes)
 
 
 def _parsed(traceparent: Any) -> SpanContext | None:  # noqa: ANN401  metadata may be bytes

@@ -23,6 +23,7 @@ from services.cli.process import CannotStart
 from services.cli.settings import HOST, SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
+from services.cli.trace_command import trace
 
 
 class Commands(click.Group):
@@ -320,7 +321,7 @@ def explain(state: Path, caller: str, service: str) -> None:
     explain(StateFolder(state.absolute()), caller, service)
 
 
-for command in (scale, drain, restart, canary, deadletters, logs):
+for command in (scale, drain, restart, canary, deadletters, logs, trace):
     main.add_command(command)
 
 

@@ -35,6 +35,7 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "5s",
     "dynamic_shared_memory_type": "mmap",  # /dev/shm may be small or read-only
     "log_line_prefix": "[%p] %d ",
+    "log_error_verbosity": "terse",  # else it quotes the row that a constraint refuses, with all that is in it
 }
 
 _ROLES, _NAMES = [*SERVICES, "audit"], list(SERVICES)

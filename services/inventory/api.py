@@ -79,7 +79,10 @@ class InventoryService(InventoryServiceServicer):
     async def ConfirmReservations(
         self, request: pb.ConfirmReservationsRequest, _: object
     ) -> pb.ConfirmReservationsResponse:
-        outcomes = await self._warehouse.confirm([_id_of(name) for name in request.names])
+        ids = [_id_of(name) for name in request.names]
+        if len(ids) == 1:
+            _about(ids[0])
+        outcomes = await self._warehouse.confirm(ids)
         results = [self._result(name, outcome) for name, outcome in zip(request.names, outcomes, strict=True)]
         return pb.ConfirmReservationsResponse(results=results)
 
@@ -117,7 +120,7 @@ def _id_of(name: str) -> UUID:
 
 
 def _about(id: UUID) -> UUID:
-    """Log lines of this call tell the order, whose id the reservation has."""
+    """Lines and spans of this call tell the order, whose id the reservation has."""
     logs.bind_order(f"orders/{id}")
     return id
 

@@ -77,7 +77,7 @@ class News:
 
     def __post_init__(self) -> None:
         if not _ADDRESS.fullmatch(self.recipient):
-            raise ValueError(f"recipient is no address: {self.recipient!r}")
+            raise ValueError("recipient is no address")
 
     @property
     def notification_id(self) -> UUID:

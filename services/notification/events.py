@@ -1,7 +1,8 @@
 """Order's events, as they come from the stream (CloudEvents, binary mode)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
@@ -10,6 +11,7 @@ from shop.order.v1.events_pb2 import OrderCancelled, OrderPlaced, OrderRejected
 from services.chassis import logs
 from services.chassis.bus import Message
 from services.chassis.messages import from_money, from_timestamp, violations
+from services.chassis.tracing import at
 from services.notification.domain import Event, Garbled, Kind, Line, News
 from services.notification.use_cases import Hearing
 
@@ -48,12 +50,21 @@ class OrderEvents:
         )
         if event.type not in _KINDS:
             self._unknown[event.type] += 1
-            logs.get().info("event passed by", event_type=event.type, passed_by=self._unknown[event.type])
+            with _about(message):
+                logs.get().info("event passed by", event_type=event.type, passed_by=self._unknown[event.type])
             return None
         arrival = understand(event)
         if isinstance(arrival, Garbled):
-            logs.get().error("event is garbled", event_type=event.type, event_id=event.id, reason=arrival.reason)
+            with _about(message):
+                logs.get().error("event is garbled", event_type=event.type, event_id=event.id, reason=arrival.reason)
         return arrival
+
+
+@contextmanager
+def _about(message: Message) -> Iterator[None]:
+    """A line about one of several messages belongs to the trace and the order of that one."""
+    with at(message.traceparent), logs.about(message.about or None):
+        yield
 
 
 def understand(event: Event) -> News | Garbled:

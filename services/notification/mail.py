@@ -4,9 +4,10 @@ import asyncio
 import binascii
 import hashlib
 import random
+import re
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,7 @@ from shop.notification.v1.config_pb2 import NotificationConfig
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from services.chassis import logs
-from services.chassis.tracing import SpanKind, span
+from services.chassis.tracing import SpanKind, failed, span
 from services.chassis.worker import Failed, each
 from services.notification.domain import Accepted, Attempt, Kind, Letter, Outcome, Patience, Postponed, Refused, judge
 from services.notification.ports import MailServer, Outgoing
@@ -108,12 +109,12 @@ class SmtpServer:
                 await smtp.data(message)
             accepted = True
         except aiosmtplib.SMTPResponseException as answer:
-            said = f"{answer.code} {answer.message}"
+            said = _unnamed(f"{answer.code} {answer.message}", recipient)
             return Refused(said) if _is_final(answer) else Postponed(said)
         except _AddressNotSupported as no:
             return Refused(str(no))
         except (aiosmtplib.SMTPException, OSError) as broken:
-            return Postponed(f"{type(broken).__name__}: {broken}", in_doubt=text_under_way)
+            return Postponed(_unnamed(f"{type(broken).__name__}: {broken}", recipient), in_doubt=text_under_way)
         finally:
             if accepted:
                 self._kept.append(smtp)
@@ -142,13 +143,20 @@ async def _envelope(smtp: aiosmtplib.SMTP, sender: str, recipient: str) -> None:
         return
     await smtp.ehlo()
     if not smtp.supports_extension("smtputf8"):
-        raise _AddressNotSupported(f"the mail server takes addresses in ASCII only: {recipient}")
+        raise _AddressNotSupported("the mail server takes addresses in ASCII only")
     await smtp.mail(sender, options=["SMTPUTF8", "BODY=8BITMIME"], encoding="utf-8")
     await smtp.rcpt(recipient, encoding="utf-8")
 
 
 class _AddressNotSupported(Exception):
     pass
+
+
+def _unnamed(said: str, recipient: str) -> str:
+    """What a mail server says goes to log lines and operators; the address that it likes to quote does not."""
+    user, _, _ = recipient.rpartition("@")
+    address = rf"{re.escape(recipient)}|(?<![\w.-]){re.escape(user)}(?![\w-])"
+    return re.sub(address, "(recipient)", said, flags=re.IGNORECASE)
 
 
 def _is_ascii(*addresses: str) -> bool:
@@ -181,7 +189,7 @@ def render(attempt: Attempt, sender: str) -> bytes:
 
 def _header(name: str, value: str) -> str:
     if "\r" in value or "\n" in value:
-        raise ValueError(f"{name} has a linefeed or carriage return: {value!r}")
+        raise ValueError(f"{name} has a linefeed or carriage return")
     return f"{name}: {value}\r\n"
 
 
@@ -239,13 +247,14 @@ class Sender:
         attempt, until = claimed
         logs.bind_order(f"orders/{attempt.order_id}")
         facts = {"kind": attempt.kind.value, "attempt": attempt.number}
-        with span("smtp send", SpanKind.CLIENT, attempt.traceparent, facts):
+        with span("smtp send", SpanKind.CLIENT, attempt.traceparent, _described(attempt)) as sending:
             outcome = await self._server.send(attempt, until)
             match outcome:
                 case Accepted():
                     logs.get().info("mail sent", **facts)
                 case Postponed(error) | Refused(error):
-                    logs.get().warning("mail not sent", **facts, outcome=type(outcome).__name__.lower(), error=error)
+                    failed(sending, came_to := type(outcome).__name__.lower())
+                    logs.get().warning("mail not sent", **facts, outcome=came_to, error=error)
         return outcome
 
     async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
@@ -263,6 +272,15 @@ class Sender:
         ):
             with stubborn:
                 await self._outgoing.settle(verdicts)
+
+
+def _described(attempt: Attempt) -> Mapping[str, str | int]:
+    """What the span of a conversation says; there are no semantic conventions for SMTP."""
+    return {
+        "network.protocol.name": "smtp",
+        "shop.notification.kind": attempt.kind.value,
+        "shop.notification.attempt": attempt.number,
+    }
 
 
 def _known(outcome: Outcome | Failed) -> Outcome:

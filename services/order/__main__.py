@@ -1,10 +1,12 @@
 """The process of the order service."""
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 from shop.order.v1.config_pb2 import OrderConfig
 from shop.order.v1.order_pb2_grpc import add_OrderServiceServicer_to_server
 
+from services.chassis import logs
 from services.chassis.interceptors import time_left
 from services.chassis.messages import from_duration
 from services.chassis.server import Process, run
@@ -38,6 +40,9 @@ async def wire(process: Process[OrderConfig]) -> None:
         committed()
         watching.wake()
 
+    def about(order_id: UUID) -> None:
+        logs.bind_order(f"orders/{order_id}")
+
     database = await process.database("services.order")
     stock = GrpcStock(process.channel("inventory"))
     sending = Worker(relay(database, await process.bus()), breath_s=BREATH_S)
@@ -47,7 +52,7 @@ async def wire(process: Process[OrderConfig]) -> None:
     orders, catalog = SqlOrders(database, committed, changed), GrpcCatalog(process.channel("product"))
     watching = Watching(database, orders)
     process.background("watching", watching.run)
-    ordering = Ordering(orders, catalog, stock, terms, now, time_left)
+    ordering = Ordering(orders, catalog, stock, terms, now, time_left, about=about)
     process.add(
         add_OrderServiceServicer_to_server, OrderApi(ordering, orders, watching, lambda: process.config.current)
     )

@@ -89,6 +89,7 @@ class SqlEvents:
                 time=record["create_time"],
                 payload=record["payload"],
                 traceparent=record["traceparent"],
+                about=f"orders/{record['order_id']}",
                 resends=record["resends"],
                 order_id=record["order_id"],
                 version=record["version"],

@@ -1,7 +1,7 @@
 """Orders in PostgreSQL, one statement per step."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.chassis import logs
 from services.chassis.database import Database, OutcomeUnknown, Record
-from services.chassis.tracing import current_traceparent, span
+from services.chassis.tracing import Part, SpanKind, current_traceparent, together, tracing
 from services.chassis.worker import Failed, Job
 from services.money import Money
 from services.order.contract import event_id, event_message, order_message
@@ -201,11 +201,22 @@ class SettlerJob(Job[Claimed, Outcome]):
         ]
 
     async def act(self, items: Sequence[Claimed]) -> Sequence[Outcome | Failed]:
-        # One that is settled alone is settled in its own trace; a call for several is in nobody's.
-        trace = items[0].traceparent if len(items) == 1 else None
-        with span("settle", parent=trace) if trace else nullcontext():
-            outcomes = await self._act([claimed.order for claimed in items])
-        return [Failed(outcome.reason) if isinstance(outcome, Refusal) else outcome for outcome in outcomes]
+        # Those that are PLACED are confirmed by one call, which the traces of all lead to. The others have their own.
+        placed = [item for item in items if item.order.state is State.PLACED]
+        alone = [[item] for item in items if item.order.state is not State.PLACED]
+        outcomes: dict[UUID, Outcome | Failed] = {}
+        await asyncio.gather(*(self._act_on(some, outcomes) for some in ([placed, *alone] if placed else alone)))
+        return [outcomes[item.order.id] for item in items]
+
+    async def _act_on(self, items: Sequence[Claimed], outcomes: dict[UUID, Outcome | Failed]) -> None:
+        names = [f"orders/{item.order.id}" for item in items]
+        parts = [
+            Part("settle", item.traceparent, {tracing.order: name}) for item, name in zip(items, names, strict=True)
+        ]
+        with logs.about(names[0] if len(names) == 1 else None), together(SpanKind.INTERNAL, parts):
+            settlements = await self._act([item.order for item in items])
+        for item, settlement in zip(items, settlements, strict=True):
+            outcomes[item.order.id] = Failed(settlement.reason) if isinstance(settlement, Refusal) else settlement
 
     async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
         settled = [claimed.order for claimed, outcome in outcomes if isinstance(outcome, Settled)]

@@ -45,6 +45,8 @@ class Ordering:
     time_left: Callable[[], float | None]
     """Seconds of the call that is being served; None without a deadline."""
     clock: Callable[[], float] = field(default=time.monotonic)
+    about: Callable[[UUID], None] = lambda _: None
+    """Told which order a call is about, as soon as that is known; it need not come about."""
 
     async def place(self, customer: Customer, cart: Cart, request_id: str) -> Order:
         """Prices and promises `cart`, then keeps the order: PLACED, or PENDING_STOCK while Inventory is away.
@@ -53,6 +55,7 @@ class Ordering:
         RequestIdReused when that has other lines; what was refused leaves the request_id free, for any cart.
         """
         id = order_id(customer.id, request_id, cart)
+        self.about(id)
         order = await self.orders.by_request(customer.id, request_id)
         if order is None:
             try:

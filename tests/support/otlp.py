@@ -1,7 +1,7 @@
 """A real OTLP receiver for traces, in the process of the tests."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,9 @@ class Span:
     attributes: dict[str, str]
     status: str = "UNSET"
     events: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    """Trace and span id of each."""
+    instance: str = ""
 
 
 @dataclass(slots=True)
@@ -40,7 +43,7 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
             for resource in request.resource_spans:
                 about = {each.key: each.value.string_value for each in resource.resource.attributes}
                 for scope in resource.scope_spans:
-                    self._spans += [_span(about.get("service.name", ""), span) for span in scope.spans]
+                    self._spans += [_span(about, span) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def trace(self, trace_id: str) -> list[Span]:
@@ -53,14 +56,17 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
             return [span for span in self._spans if value in span.attributes.values()]
 
 
-def _span(service: str, span: trace_pb2.Span) -> Span:
+def _span(about: Mapping[str, str], span: trace_pb2.Span) -> Span:
     attributes = {
         each.key: str(getattr(each.value, each.value.WhichOneof("value") or "string_value")) for each in span.attributes
     }
     kind = trace_pb2.Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_")
     status = trace_pb2.Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_")
     ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
-    return Span(service, span.name, kind, *ids, attributes, status, tuple(event.name for event in span.events))
+    events = tuple(event.name for event in span.events)
+    links = tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links)
+    service, instance = about.get("service.name", ""), about.get("service.instance.id", "")
+    return Span(service, span.name, kind, *ids, attributes, status, events, links, instance)
 
 
 @contextmanager

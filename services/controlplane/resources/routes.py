@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOptionHeaderAppendAction,
 )
 from envoy_data_plane.envoy.config.route.v3 import (
+    Decorator,
     DirectResponseAction,
     FilterConfig,
     HeaderMatcher,
@@ -162,7 +163,8 @@ def _edge_routes(rpcs: Sequence[Rpc], policy: policy_pb2.Policy, sampling_percen
         for some in carried(rpc.service, rpc, policy, Way.EDGE):
             call = _edge_call(None if rpc.public else rpc.roles, some.terms, some.fault, sampling_percent)
             route = call.filled(f"{rpc.path}{some.name}", rpc.path, some.cluster)
-            yield field(_ROUTES_OF_A_HOST, route + _counted(rpc.service, policy.rate_limit, user=not rpc.public))
+            counted = _counted(rpc.service, policy.rate_limit, user=not rpc.public)
+            yield field(_ROUTES_OF_A_HOST, route + counted + _span_of(rpc))
         yield field(_ROUTES_OF_A_HOST, _preflight().filled(f"{rpc.path} preflight", rpc.path, rpc.service))
 
 
@@ -211,7 +213,7 @@ def _mesh_host(
         for some in carried(service, rpc, policy, Way.MESH):
             call = _mesh_call(some.terms, some.fault, sampling_percent, below=rpc is None)
             name = f"{rpc.path if rpc else service + '/'}{some.name}"
-            yield field(_ROUTES_OF_A_HOST, call.filled(name, path, some.cluster))
+            yield field(_ROUTES_OF_A_HOST, call.filled(name, path, some.cluster) + (_span_of(rpc) if rpc else b""))
 
 
 @stencil
@@ -263,7 +265,8 @@ def _preflight() -> Route:
 def _rest_routes(rpcs: Sequence[Rpc], sampling_percent: float) -> Iterator[bytes]:
     for rpc in rpcs:
         for pattern in rpc.http_patterns:
-            yield field(_ROUTES_OF_A_HOST, _rest(sampling_percent).filled(f"{rpc.path} REST", pattern, rpc.service))
+            route = _rest(sampling_percent).filled(f"{rpc.path} REST", pattern, rpc.service)
+            yield field(_ROUTES_OF_A_HOST, route + _span_of(rpc))
 
 
 @stencil
@@ -301,6 +304,16 @@ def _document() -> Route:
         # The transcoder refuses what is no rpc.
         typed_per_filter_config=for_anybody() | {TRANSCODER: packed(FilterConfig(disabled=True))},
     )
+
+
+def _span_of(rpc: Rpc) -> bytes:
+    """Envoy's span is called as those of the services are. To be joined with the rest of a route."""
+    return _route_named().filled(rpc.path.removeprefix("/"))
+
+
+@stencil
+def _route_named() -> Route:
+    return Route(decorator=Decorator(operation=BLANKS[0], propagate=False))
 
 
 def _tracing(percent: float) -> Tracing:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -349,3 +350,25 @@ async def _is_closed(connection: Connection) -> bool:
 
 async def _true(answer: bool) -> bool:
     return answer
+
+
+async def test_what_is_told_of_an_error_quotes_neither_row_nor_argument(database: Database, postgres: Postgres) -> None:
+    secret = "ann@example.com"
+    await database.execute("create table mails (address text check (length(address) < 9))")
+    told = list[BaseException]()
+
+    with pytest.raises(asyncpg.CheckViolationError) as refused:
+        await database.execute("insert into mails values ($1)", secret)
+    told.append(refused.value)
+    with pytest.raises(asyncpg.DataError, match=r"invalid input for query argument \$1$") as garbled:
+        await database.fetchval("select $1::int", secret)
+    told.append(garbled.value)
+    with pytest.raises(asyncpg.CheckViolationError) as undone:
+        async with database.transaction() as connection:
+            await connection.execute("insert into mails values ($1)", secret)
+    told.append(undone.value)
+
+    assert not [error for error in told if secret in "".join(traceback.format_exception(error))]
+    log = (postgres.folder / "log").read_text()
+    assert 'violates check constraint "mails_address_check"' in log
+    assert secret not in log

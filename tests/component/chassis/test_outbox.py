@@ -43,7 +43,8 @@ class Table:
         self.forgets_to_settle = 0
 
     def write(self, name: str, text: str) -> None:
-        event = Event(uuid5(UUID(int=0), f"{name} {text}"), self.type, NOON, f"{name} {text}".encode(), TRACE)
+        id, told = uuid5(UUID(int=0), f"{name} {text}"), f"{name} {text}".encode()
+        event = Event(id, self.type, NOON, told, TRACE, about=f"orders/{name}")
         self.unsent.append((name, event))
 
     async def claim_events(self, most: int, lease_s: float) -> Sequence[Event]:
@@ -157,6 +158,7 @@ async def test_an_event_travels_with_the_headers_of_cloud_events_and_its_trace(n
         "ce-id": id,
         "ce-type": shelf.table.type,
         "ce-source": "/test/fruit",
+        "ce-subject": "orders/apple",
         "ce-time": "2026-01-01T12:00:00Z",
         "content-type": "application/protobuf",
     }
@@ -277,7 +279,7 @@ async def test_an_event_that_the_stream_refuses_is_not_marked_and_one_at_a_time_
 async def test_one_trace_leads_through_the_stream(nats: NatsServer) -> None:
     shelf = Shelf()
     with receiving() as receiver:
-        tracing.export(Settings.read("fruit", {"SHOPMESH_OTLP_ENDPOINT": receiver.endpoint}))
+        tracing.export(Settings.read("fruit", {"SHOPMESH_OTLP_ENDPOINT": receiver.endpoint}), "fruit")
         try:
             async with shelf.open(nats) as worker:
                 shelf.table.write("apple", "ripe")
@@ -294,4 +296,16 @@ async def test_one_trace_leads_through_the_stream(nats: NatsServer) -> None:
     send, process = spans["PRODUCER"], spans["CONSUMER"]
     assert (send.parent_id, process.parent_id) == (TRACE.split("-")[2], send.span_id)
     assert shelf.read[0].traceparent == f"00-{process.trace_id}-{process.span_id}-01", "what follows belongs under it"
-    assert send.attributes["messaging.message.id"] == str(uuid5(UUID(int=0), "apple ripe"))
+    message = {
+        "messaging.system": "nats",
+        "messaging.destination.name": shelf.table.type,
+        "messaging.message.id": str(uuid5(UUID(int=0), "apple ripe")),
+        "fruit.order": "orders/apple",
+    }
+    assert (send.name, process.name) == (f"send {shelf.table.type}", f"process {shelf.table.type}")
+    assert send.attributes == message | {"messaging.operation.name": "send", "messaging.operation.type": "send"}
+    assert process.attributes == message | {
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.consumer.group.name": "reader",
+    }

@@ -227,6 +227,8 @@ async def test_a_kept_connection_that_dies_with_the_text_in_its_hands_leaves_dou
     [
         ("550 no such user", Refused("550 no such user")),
         ("552 mailbox full", Refused("552 mailbox full")),
+        ("550 <Ann@Example.com>: user ann unknown", Refused("550 <(recipient)>: user (recipient) unknown")),
+        ("450 ann@example.com can't; annoying", Postponed("450 (recipient) can't; annoying")),
         ("451 try later", Postponed("451 try later")),
         ("421 shutting down", Postponed("421 shutting down")),
         ("530 authentication required", Postponed("530 authentication required")),

@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, override
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -23,6 +26,7 @@ from tests.component.order.test_answering_calls import place
 from tests.support.etcd import EtcdServer
 from tests.support.issuer import Issuer
 from tests.support.nats import NatsServer, running_nats
+from tests.support.otlp import Receiver, Span, receiving
 from tests.support.postgres import Postgres
 from tests.support.refused import outcome
 from tests.support.serving import Metadata, ServiceProcess, bearing
@@ -88,11 +92,16 @@ async def mesh_of(peers: Peers) -> AsyncIterator[str]:
         await server.stop(None)
 
 
+@dataclass(frozen=True, slots=True)
 class Running:
     """A process, and all that it reaches."""
 
-    def __init__(self, peers: Peers, orders: OrderServiceStub, database: Database) -> None:
-        self.peers, self.orders, self.database = peers, orders, database
+    process: ServiceProcess
+    environment: dict[str, str]
+    peers: Peers
+    orders: OrderServiceStub
+    database: Database
+    collector: Receiver
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +111,21 @@ async def running(
     folder = tmp_path_factory.mktemp("order")
     peers = Peers()  # type: ignore[abstract]  # what Order never calls is UNIMPLEMENTED
     url = await postgres.make("services.order")
-    async with mesh_of(peers) as mesh:
-        process = ServiceProcess(
-            "order", folder, DATABASE_URL=url, ETCD=etcd.endpoint, ISSUER=issuer.url, NATS_URL=nats.url, MESH=mesh
-        )
-        process.start()
-        database = await Database.connect(url)
-        try:
-            async with grpc.aio.insecure_channel(process.address) as channel:
-                yield Running(peers, OrderServiceStub(channel), database)
-        finally:
-            await database.close()
-            process.stop()
+    with receiving() as collector:
+        async with mesh_of(peers) as mesh:
+            environment = {
+                "DATABASE_URL": url, "ETCD": etcd.endpoint, "ISSUER": issuer.url, "NATS_URL": nats.url, "MESH": mesh,
+                "OTLP_ENDPOINT": collector.endpoint,
+            }  # fmt: skip
+            process = ServiceProcess("order", folder, INSTANCE="order-1", **environment)
+            process.start()
+            database = await Database.connect(url)
+            try:
+                async with grpc.aio.insecure_channel(process.address) as channel:
+                    yield Running(process, environment, peers, OrderServiceStub(channel), database, collector)
+            finally:
+                await database.close()
+                process.stop()
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +219,52 @@ async def test_what_becomes_of_an_order_while_inventory_is_away_is_set_while_it_
         running.peers.inventory_away = False
         await client.delete(CONFIG)
         await client.close()
+
+
+async def test_an_order_has_one_trace_also_when_another_instance_tells_of_it(
+    running: Running, nats: NatsServer, ann: Metadata, tmp_path: Path
+) -> None:
+    """The last one here: it ends the process that the others call."""
+    trace_id, caller = uuid4().hex, uuid4().hex[:16]
+    nats.stop()
+    sent = (*ann, ("traceparent", f"00-{trace_id}-{caller}-01"))
+    placed = (await running.orders.PlaceOrder(place("traced"), metadata=sent)).order
+
+    async def settled_and_exported() -> bool:
+        return {"settle", "shop.order.v1.OrderService/PlaceOrder"} <= {
+            span.name for span in running.collector.trace(trace_id)
+        }
+
+    await eventually(settled_and_exported, "the first instance has done what it can without NATS")
+    running.process.kill()
+    nats.start()
+    other = ServiceProcess("order", tmp_path, INSTANCE="order-2", **running.environment)
+    other.start()
+    try:
+
+        async def told() -> list[Span]:
+            spans = running.collector.trace(trace_id)
+            return spans if any(span.kind == "PRODUCER" for span in spans) else []
+
+        spans = await eventually(told, "the event is sent") or []
+    finally:
+        other.stop()
+
+    (root,) = [span for span in spans if span.parent_id == caller]
+    parents = {span.span_id: span for span in spans}
+    tree = sorted(
+        (parents[span.parent_id].name if span is not root else "", span.name, span.kind, span.instance)
+        for span in spans
+    )
+    rpc, settle = root.name, "settle"
+    assert tree == [
+        ("", "shop.order.v1.OrderService/PlaceOrder", "SERVER", "order-1"),
+        (settle, "shop.inventory.v1.InventoryService/ConfirmReservations", "CLIENT", "order-1"),
+        (rpc, "insert orders insert order_events", "CLIENT", "order-1"),
+        (rpc, "select orders", "CLIENT", "order-1"),
+        (rpc, "send shop.order.v1.OrderPlaced", "PRODUCER", "order-2"),
+        (rpc, "settle", "INTERNAL", "order-1"),
+        (rpc, "shop.inventory.v1.InventoryService/ReserveStock", "CLIENT", "order-1"),
+        (rpc, "shop.product.v1.ProductService/BatchGetProducts", "CLIENT", "order-1"),
+    ]
+    assert {span.attributes.get("shop.order") for span in spans} == {placed.name}

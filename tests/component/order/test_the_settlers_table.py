@@ -233,7 +233,9 @@ async def test_a_cancelled_order_is_claimed_at_once_and_who_settles_its_version_
     assert again.order == cancelled
 
 
-async def test_an_order_that_is_settled_alone_is_settled_in_the_trace_of_its_last_change(database: Database) -> None:
+async def test_an_order_is_settled_in_the_trace_of_its_last_change_several_in_that_of_the_first(
+    database: Database,
+) -> None:
     one, other = await placed(database), await placed(database, "r2")
     seen: list[str | None] = []
 
@@ -250,7 +252,7 @@ async def test_an_order_that_is_settled_alone_is_settled_in_the_trace_of_its_las
     await settling.act(await settling.claim(5))
 
     assert {claimed.order.id for claimed in both} == {one.id, other.id}
-    assert seen == [None, TRACE_OF_THE_CANCEL]
+    assert seen == [TRACE, TRACE_OF_THE_CANCEL]
 
 
 async def test_a_failure_after_the_lease_is_nobodys(database: Database) -> None:

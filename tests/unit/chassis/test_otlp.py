@@ -49,6 +49,8 @@ def made(
         made(then=lambda span: span.add_event("stumbled", {"over": "a mug"})),
         made(then=lambda span: span.record_exception(KeyError("mug"))),
         made(links=[Link(REMOTE, {"as": "cause"})]),
+        made(links=[Link(REMOTE), Link(LOCAL)]),
+        made(links=[Link(STATEFUL)]),
     ],
 )
 def test_each_span_is_encoded_as_the_sdk_does_it(span: ReadableSpan) -> None:

@@ -71,6 +71,8 @@ def stumble(span: Span) -> None:
         lambda span: span.set_status(Status(StatusCode.ERROR)),
         lambda span: span.set_status(StatusCode.ERROR, "why"),
         lambda span: span.update_name("another"),
+        lambda span: span.add_link(ABOVE),
+        lambda span: span.add_link(ABOVE, {"as": "cause"}),
         lambda span: span.add_event("stumbled", {"over": "a mug"}),
         stumble,
     ],

@@ -1,0 +1,98 @@
+"""What the telemetry's pages know of a trace, or of all traces of an order, and how it is shown."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from services.cli.process import CannotStart
+from services.cli.waterfall import Line, Span, Trace, drawn
+
+MOST_LINES = 500
+MOST_TRACES = 20
+ANSWER_S = 10.0
+WITHOUT_TERMINAL = 120
+"""Columns, where nobody says how many there are."""
+
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def wanted(id: str | None, order: str | None) -> tuple[str | None, UUID | None]:
+    """A trace id, or an order. Raises CannotStart for what is neither."""
+    if id and order:
+        raise CannotStart("say one of the two: a trace's ID, or --order ORDER")
+    if id and _TRACE_ID.fullmatch(id.lower()):
+        return id.lower(), None
+    named = order or id
+    if named is None:
+        raise CannotStart("say which: a trace's ID, or --order ORDER")
+    try:
+        return None, UUID(named.removeprefix("orders/"))
+    except ValueError:
+        what = "no order: give its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+        if not order:
+            what = "no trace: an id is 32 hexadecimal digits; `shopmesh trace --order ORDER` finds those of an order"
+        raise CannotStart(f"{named} is {what}") from None
+
+
+def asked(pages: str, trace_id: str | None, order: UUID | None) -> list[dict[str, Any]]:
+    """`{trace_id, spans, lines}` of one trace, or of all of an order, the oldest first.
+
+    Raises CannotStart when there are none, or nobody to ask at `pages`, a URL.
+    """
+    with httpx.Client(base_url=pages, timeout=ANSWER_S, trust_env=False) as http:
+        if order is None:
+            found = [_answer(http, f"/api/traces/{trace_id}", {})]
+        else:
+            query = {"order": f"orders/{order}", "limit": str(MOST_TRACES)}
+            found = (_answer(http, "/api/traces", query) or {"traces": []})["traces"]
+        traces = [trace for trace in found if trace and trace["spans"]]
+        for trace in traces:
+            query = {"trace": trace["trace_id"], "limit": str(MOST_LINES)}
+            trace["lines"] = (_answer(http, "/api/logs", query) or {"lines": []})["lines"]
+    if not traces:
+        raise CannotStart(_nothing(trace_id, order))
+    return sorted(traces, key=lambda trace: min(span["start_ns"] for span in trace["spans"]))
+
+
+def pictures(traces: Sequence[Mapping[str, Any]], order: UUID | None, width: int) -> Iterator[str]:
+    """What is printed, line by line."""
+    for number, document in enumerate(traces):
+        if number:
+            yield ""
+        spans, lines = map(Span.of, document["spans"]), map(Line.of, document["lines"])
+        yield from drawn(Trace(document["trace_id"], list(spans), list(lines)), width)
+    if order is not None and len(traces) == MOST_TRACES:
+        yield f"\nThese are the newest {MOST_TRACES}; all of them are on the pages."
+
+
+def terminal_width() -> int:
+    """Of the terminal, or what COLUMNS says."""
+    return shutil.get_terminal_size((WITHOUT_TERMINAL, 24)).columns if sys.stdout.isatty() else WITHOUT_TERMINAL
+
+
+def _answer(http: httpx.Client, path: str, query: Mapping[str, str]) -> Any:  # noqa: ANN401
+    """The JSON, None for what is not there."""
+    try:
+        answer = http.get(path, params=query)
+    except httpx.TransportError:
+        raise CannotStart(
+            f"the telemetry does not answer at {http.base_url}: see `shopmesh status`, and `shopmesh logs telemetry` "
+            "for why; `shopmesh logs --order ORDER` tells what was said without it"
+        ) from None
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return None
+    if answer.is_error:
+        raise CannotStart(f"the telemetry answers {answer.status_code}: {answer.text.strip()[:500]}")
+    return answer.json()
+
+
+def _nothing(trace_id: str | None, order: UUID | None) -> str:
+    reasons = "it was not sampled, has not arrived yet (that takes a second), or is older than what is kept"
+    if order is None:
+        return f"there is no trace {trace_id}: {reasons}"
+    return f"there is no trace of orders/{order}: {reasons}; `shopmesh order {order}` shows the order itself"
