@@ -12,6 +12,7 @@ from services.chassis.settings import host_and_port, joined
 from services.mailbox.shelf import Shelf
 from services.mailbox.smtp import listen
 from services.mailbox.web import application
+from services.pages.guard import LOOPBACK
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
             )
             yield
 
-    app = application(shelf, {"localhost", "127.0.0.1", "::1", mail_host}, smtp)
+    app = application(shelf, LOOPBACK | {mail_host}, smtp)
     uvicorn.run(app, host=mail_host, port=mail_port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
 
 

@@ -153,7 +153,7 @@ async def test_html_is_shown_in_a_sandbox_that_loads_and_runs_nothing(mailbox: M
 
 
 async def test_what_a_page_loads_is_served(mailbox: Mailbox) -> None:
-    stylesheet = await mailbox.web.get("/mailbox.css")
+    stylesheet = await mailbox.web.get("/pages.css")
     assert stylesheet.headers["content-type"].startswith("text/css")
 
 

@@ -1,0 +1,1 @@
+"""What the pages of all processes have in common: how they are guarded, and how they look."""
