@@ -24,6 +24,7 @@ from services.cli.settings import HOST, SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
 from services.cli.trace_command import trace
+from services.story.asking import CannotTell, order_uuid
 
 
 class Commands(click.Group):
@@ -32,7 +33,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except CannotStart as error:
+        except (CannotStart, CannotTell) as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -175,8 +176,9 @@ def order(state: Path, id: str, as_json: bool, watch: bool) -> None:
     With --watch it asks the shop itself, as the customer whose order it is: ann or bob, or who owns the access token in
     SHOPMESH_TOKEN. It goes on by itself when an instance ends or the shop is away.
     """
-    from services.cli.databases import Databases, urls
-    from services.cli.order_trail import document, order_uuid, page, trail
+    from services.cli.order_page import document, page
+    from services.story.databases import Databases, urls
+    from services.story.trail import trail
 
     folder = StateFolder(state.absolute())
     ports, wanted = folder.ports(), order_uuid(id)
@@ -189,7 +191,7 @@ def order(state: Path, id: str, as_json: bool, watch: bool) -> None:
         return
 
     async def read() -> str:
-        async with Databases(urls(ports["postgres"])) as databases:
+        async with Databases(urls(f"{HOST}:{ports['postgres']}")) as databases:
             found = await trail(databases, wanted)
         return json.dumps(document(wanted, found), indent=1) if as_json else page(wanted, found)
 
@@ -212,9 +214,7 @@ def resend(state: Path, order: str | None, since: str | None) -> None:
     from datetime import UTC, datetime
 
     from services.cli import times
-    from services.cli.order_trail import order_uuid
     from services.cli.resend import resend as sent_again
-    from services.cli.settings import HOST
 
     if (order is None) == (since is None):
         raise click.UsageError("say one of the two: an ORDER, or --since TIME")
@@ -246,8 +246,7 @@ def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep:
     from services.cli import times
     from services.cli.audit import look
     from services.cli.audit_page import as_document, page
-    from services.cli.databases import urls
-    from services.cli.settings import HOST
+    from services.story.databases import urls
 
     if everything and since:
         raise click.UsageError("say one of the two: --since TIME, or --all")
@@ -255,8 +254,8 @@ def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep:
         ports = StateFolder(state.absolute()).ports()
         begin = None if everything else times.since(since or "24h", datetime.now(UTC))
         nats = f"nats://{HOST}:{ports['nats']}"
-        report = asyncio.run(look(urls(ports["postgres"]), nats, since=begin, deep=deep))
-    except CannotStart as error:
+        report = asyncio.run(look(urls(f"{HOST}:{ports['postgres']}"), nats, since=begin, deep=deep))
+    except (CannotStart, CannotTell) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     click.echo(json.dumps(as_document(report), indent=1) if as_json else page(report))

@@ -18,7 +18,7 @@ from services.chassis.bus import BusUnavailable, Looking
 from services.cli.audit_rows import AT_ONCE, BURIED, DEAD_LETTERS, LEDGER, NOW, STOCK, STREAM_KNOWN, cases, slices
 from services.cli.audit_rules import MENDS, Case, Difference, Surroundings, dead_letter, judged, ledger, moment, stock
 from services.cli.audit_stream import STREAM, InStream, differing, mistold, read
-from services.cli.databases import Databases
+from services.story.databases import Databases
 
 LATE = timedelta(seconds=60)
 """What takes longer is a difference. The longest step of a healthy worker: a lease of 30 s is over, a pause of 12 s."""
@@ -66,7 +66,7 @@ async def look(
     """Looks twice, with a `pause` in between, at what began since then, at what is under way, and at all stock.
 
     `urls` are those of the databases of order, inventory and notification, for the role `audit`; `deep` reads events
-    whole. Raises CannotStart when a database does not answer; when it is the stream, `unseen` says so.
+    whole. Raises CannotTell when a database does not answer; when it is the stream, `unseen` says so.
     """
     async with AsyncExitStack() as stack:
         databases = await stack.enter_async_context(Databases(urls))

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.cli.audit_rules import Case
-from services.cli.databases import SERVICES, Databases, Row
+from services.story.databases import SERVICES, Databases, Row
 
 AT_ONCE = 2000
 """Orders whose rows are in memory."""

@@ -15,8 +15,8 @@ from shop.order.v1 import order_pb2
 from services.chassis.bus import Looking, Stored, StreamContents
 from services.cli.audit_rows import EVENTS_BY_VERSION
 from services.cli.audit_rules import Case, Difference, Row
-from services.cli.databases import Databases
-from services.cli.order_events import said
+from services.story.databases import Databases
+from services.story.events import said
 
 STREAM = "ORDERS"
 MARKED = timedelta(seconds=15)

@@ -14,11 +14,12 @@ from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from services.cli.databases import Databases, urls
 from services.cli.identity import access_token
-from services.cli.order_trail import Trail, money, order_uuid, trail
 from services.cli.process import CannotStart
 from services.cli.settings import HOST
+from services.story.asking import order_uuid
+from services.story.databases import Databases, urls
+from services.story.trail import Trail, money, trail
 
 CALL_S = 10.0
 MAIL_S = 30.0
@@ -60,7 +61,7 @@ async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
     story.step("keycloak", f"gave ann an access token of {len(token)} characters")
     async with (
         grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}", options=NO_PROXY) as edge,
-        Databases(urls(ports["postgres"])) as databases,
+        Databases(urls(f"{HOST}:{ports['postgres']}")) as databases,
         httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
     ):
         try:

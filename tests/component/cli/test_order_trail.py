@@ -5,11 +5,12 @@ from uuid import uuid4
 
 import pytest
 
-from services.cli.databases import Databases
-from services.cli.order_trail import Trail, document, page, trail
-from services.cli.process import CannotStart
+from services.cli.order_page import document, page
 from services.order.contract import event_id
 from services.order.domain import Order, OrderRejected
+from services.story.asking import CannotTell
+from services.story.databases import Databases
+from services.story.trail import Trail, trail
 from tests.support.backstage import Backstage
 from tests.unit.order.fakes import MUGS, TERMS
 from tests.unit.order.fakes import order as made
@@ -122,5 +123,5 @@ async def test_what_is_no_order_is_said_with_what_there_is_of_it(shop: Backstage
     async with Databases(shop.urls) as databases:
         found = await trail(databases, id)
 
-    with pytest.raises(CannotStart, match=f"there is no order {id}, but a reservation that is HELD"):
+    with pytest.raises(CannotTell, match=f"there is no order {id}, but a reservation that is HELD"):
         page(id, found)

@@ -12,7 +12,7 @@ _MESSAGES = {
 def said(type: str | None, payload: bytes) -> tuple[order_pb2.Order, int | None, str | None]:
     """The order in an event, its version and recipient; a version that nobody is told of is the order alone.
 
-    Raises DecodeError, also for an event that is younger than this command.
+    Raises DecodeError, also for an event that is younger than this release.
     """
     if type is None:
         return order_pb2.Order.FromString(payload), None, None

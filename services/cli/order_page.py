@@ -1,97 +1,17 @@
-"""What the services' databases say about one order, on one screen."""
+"""`shopmesh order`: one order on one screen, or as a document."""
 
-import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from uuid import UUID
 
-from google.protobuf.message import DecodeError
-from shop.order.v1 import order_pb2
-
-from services.cli.databases import Databases, Row
-from services.cli.order_events import said
-from services.cli.process import CannotStart
-
-ORDERS = "select * from audit_orders where order_id = $1"
-EVENTS = "select * from audit_order_events where order_id = $1 order by version"
-RESERVATIONS = "select * from audit_reservations where reservation_id = $1"
-# The ledger has no index by reservation, but one by time.
-LEDGER = """
-select * from audit_ledger
-where reservation_id = $1
-  and create_time >= (select create_time from audit_reservations where reservation_id = $1)
-  and create_time <= (select update_time from audit_reservations where reservation_id = $1)
-order by create_time, id"""
-NOTIFICATIONS = "select * from audit_notifications where order_id = $1 order by version, create_time"
-# One of an event that was not understood knows no order.
-DEAD_LETTERS = """
-select dead_letter_id, notification_id, event_type, event_id, reason, attempts, state, create_time
-from audit_dead_letters where order_id = $1 or event_id = any($2) order by create_time"""
-
-
-@dataclass(frozen=True, slots=True)
-class Trail:
-    """One order, everywhere. The hold of an order has the order's id."""
-
-    order: Row | None
-    events: list[Row]
-    """One per version; those without a type are told to nobody."""
-    reservation: Row | None
-    ledger: list[Row]
-    notifications: list[Row]
-    dead_letters: list[Row]
-
-    @property
-    def is_finished(self) -> bool:
-        """Settled in Inventory, announced, and the mail about each event in its final state."""
-        announced = [event for event in self.events if event["type"]]
-        return (
-            self.order is not None
-            and self.order["settled_time"] is not None
-            and all(event["sent_time"] for event in announced)
-            and len(self.notifications) >= len(announced)
-            and all(each["state"] in ("SENT", "SUPERSEDED", "FAILED") for each in self.notifications)
-        )
-
-
-def order_uuid(text: str) -> UUID:
-    """Of `orders/<id>` or the id alone. Raises CannotStart for what is none."""
-    try:
-        return UUID(text.removeprefix("orders/"))
-    except ValueError:
-        raise CannotStart(
-            f"{text} is no order: give its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
-        ) from None
-
-
-async def trail(databases: Databases, order: UUID) -> Trail:
-    """A look at everything, each database as it is at its moment."""
-
-    async def of(service: str, *questions: str) -> list[list[Row]]:
-        return [await databases.read(service, question, order) for question in questions]
-
-    (orders, events), (reservations, ledger), (notifications,) = await asyncio.gather(
-        of("order", ORDERS, EVENTS), of("inventory", RESERVATIONS, LEDGER), of("notification", NOTIFICATIONS)
-    )
-    event_ids = [str(event["event_id"]) for event in events]
-    dead_letters = await databases.read("notification", DEAD_LETTERS, order, event_ids)
-    return Trail(
-        orders[0] if orders else None, events, reservations[0] if reservations else None, ledger, notifications,
-        dead_letters,
-    )  # fmt: skip
-
-
-def money(row: Row) -> str:
-    """The total of an order, as EUR 12.50."""
-    amount = Decimal(row["total_units"]) + Decimal(row["total_nanos"]) / 10**9
-    return f"{row['total_currency']} {amount:.2f}"
+from services.story.asking import CannotTell
+from services.story.databases import Row
+from services.story.trail import Trail, money, state
 
 
 def page(order: UUID, trail: Trail) -> str:
-    """The order on one screen. Raises CannotStart when there is none."""
+    """The order on one screen. Raises CannotTell when there is none."""
     row = require(order, trail)
     head = [
         f"orders/{order}",
@@ -114,9 +34,9 @@ def page(order: UUID, trail: Trail) -> str:
 
 
 def document(order: UUID, trail: Trail) -> dict[str, object]:
-    """The same for programs: the columns of the views, and what each version says. Raises CannotStart."""
+    """The same for programs: the columns of the views, and what each version says. Raises CannotTell."""
     row = require(order, trail)
-    versions = [dict(zip(("state", "reason"), _state(event), strict=True)) for event in trail.events]
+    versions = [dict(zip(("state", "reason"), state(event), strict=True)) for event in trail.events]
     return {
         "order": {**_plain(row), "lines": json.loads(row["lines"])},
         "versions": [{**_plain(event), **says} for event, says in zip(trail.events, versions, strict=True)],
@@ -137,10 +57,10 @@ def _plain(row: Row) -> dict[str, object]:
 
 
 def require(order: UUID, trail: Trail) -> Row:
-    """Raises CannotStart when there is no such order, and says what there is of it all the same."""
+    """Raises CannotTell when there is no such order, and says what there is of it all the same."""
     if trail.order is None:
         held = f", but a reservation that is {trail.reservation['state']}" if trail.reservation else ""
-        raise CannotStart(f"there is no order {order}{held}")
+        raise CannotTell(f"there is no order {order}{held}")
     return trail.order
 
 
@@ -152,8 +72,8 @@ def _settled(order: Row) -> str:
 
 
 def _version(event: Row) -> Iterator[str]:
-    state, reason = _state(event)
-    yield f"version {event['version']}   {_clock(event['create_time'])}  {' '.join(filter(None, (state, reason)))}"
+    name, reason = state(event)
+    yield f"version {event['version']}   {_clock(event['create_time'])}  {' '.join(filter(None, (name, reason)))}"
     trace = f", trace {event['traceparent'].split('-')[1]}" if event["traceparent"] else ""
     if not event["type"]:
         yield f"  told to nobody{trace}"
@@ -164,15 +84,6 @@ def _version(event: Row) -> Iterator[str]:
         waits = f" since {_clock(event['unsent_time'])}, to be sent again," if event["unsent_time"] else ""
         tried = f"{_times(event['attempts'], 'attempt')} {event['last_error'] or ''}".strip()
         yield f"  {event['type']}, NOT SENT{waits} after {tried}{trace}"
-
-
-def _state(event: Row) -> tuple[str, str]:
-    """The state of the order as of a version, and why it came to that."""
-    try:
-        order, _, _ = said(event["type"], event["payload"] or b"")
-    except DecodeError:
-        return "?", f"(what it says cannot be read: {event['type']})"
-    return order_pb2.Order.State.Name(order.state).removeprefix("STATE_"), order.state_reason
 
 
 def _reservation(trail: Trail) -> Iterator[str]:

@@ -1,0 +1,17 @@
+"""Which order is asked for, and why it is not told."""
+
+from uuid import UUID
+
+
+class CannotTell(Exception):
+    """Why something is not told, and what mends it: one line for the person who asked."""
+
+
+def order_uuid(text: str) -> UUID:
+    """Of `orders/<id>` or the id alone. Raises CannotTell for what is none."""
+    try:
+        return UUID(text.removeprefix("orders/"))
+    except ValueError:
+        raise CannotTell(
+            f"{text} is no order: give its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+        ) from None

@@ -1,0 +1,36 @@
+"""Orders to choose from."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.story.databases import Readable, Row
+
+MOST = 50
+# Orders have no index by time but one of ranges, which finds those of a short time quickly: so a short time is tried
+# first, and a longer one only where too few are found.
+NEWEST = """
+select order_id, state, state_reason, email, customer, total_currency, total_units, total_nanos, create_time,
+  settled_time
+from audit_orders
+where create_time > now() - make_interval(secs => $1) and create_time < coalesce($2, 'infinity')
+  and ($3 = '' or email = $3 or customer = $3) and ($4 = '' or state = $4)
+order by create_time desc, order_id limit $5"""
+WITHIN_S = (600.0, 86_400.0, 100 * 365 * 86_400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    customer: str = ""
+    """An e-mail address, or the customer's id; empty: of everybody."""
+    state: str = ""
+    before: datetime | None = None
+
+
+async def newest(databases: Readable, wanted: Wanted) -> list[Row]:
+    """At most MOST, the newest first."""
+    rows = list[Row]()
+    for within_s in WITHIN_S:
+        rows = await databases.read("order", NEWEST, within_s, wanted.before, wanted.customer, wanted.state, MOST)
+        if len(rows) == MOST:
+            break
+    return rows
