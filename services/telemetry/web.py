@@ -1,33 +1,76 @@
-"""The pages: what the store keeps, and what it had to drop."""
+"""The pages: an overview, Zipkin Lens for traces, log lines, and the story of an order; and JSON for programs.
 
-import asyncio
-from collections.abc import Collection
-from datetime import UTC, datetime
+Nothing can be changed by them: there is no route but for reading. What a page shows was written by strangers, so it is
+escaped, cut and bounded (services.pages), and no page runs a script but those of Lens.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from services.telemetry.store import Store
+from services.pages.guard import LOOPBACK, Guarded, policy
+from services.pages.rendering import Renderer
+from services.telemetry.asking import BadQuestion, is_order_name, is_trace_id
+from services.telemetry.lens import Lens
+from services.telemetry.reading import Reading
+from services.telemetry.showing import Json
+from services.telemetry.web_api import Api
+from services.telemetry.web_logs import LogPages
+from services.telemetry.web_orders import OrderPages
+from services.telemetry.web_overview import Overview
+from services.telemetry.web_zipkin import Zipkin
+
+HEADERS = {"Content-Security-Policy": policy(form_action="'self'")}
+OF_PROGRAMS = ("/api/", "/zipkin/api/")
 
 
-def application(store: Store, hosts: Collection[str]) -> ASGIApp:
-    """Answers to the host names `hosts` only."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the pages must know of where they run."""
 
-    async def overview(_: Request) -> PlainTextResponse:
-        status = await asyncio.to_thread(store.status)
-        since = (
-            "" if status.oldest_ns is None else f" since {datetime.fromtimestamp(status.oldest_ns / 1e9, UTC):%c} UTC"
-        )
-        told = [f"{status.spans} spans and {status.lines} log lines{since}, {status.bytes / 1e6:.1f} MB"]
-        for what, counted in (("spans", status.dropped_spans), ("lines", status.dropped_lines)):
-            told += [f"{count} {what} dropped: {reason}" for reason, count in counted.items()]
-        told += [f"{count} requests refused: {reason}" for reason, count in status.refused.items()]
-        return PlainTextResponse("\n".join(told) + "\n")
+    hosts: Collection[str] = LOOPBACK
+    """The names under which they are reached; all others are refused."""
+    lens: Path | None = None
+    """The jar of Zipkin Lens."""
+    databases: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of the services that know orders, by service, for a role that only reads."""
+    collector: str = ""
+    """Where spans and log lines go instead; empty: they are kept here."""
 
-    guard = Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)
-    return Starlette(routes=[Route("/", overview)], middleware=[guard])
+
+def application(store: Reading, place: Place) -> ASGIApp:
+    """All pages over a store."""
+    renderer = Renderer(Path(__file__).parent / "templates", {"order_name": is_order_name, "trace_id": is_trace_id})
+    lens = Lens(place.lens)
+    overview = Overview(store, lens, renderer, place.collector)
+    api, zipkin, logs = Api(store, place.collector), Zipkin(store, lens, renderer), LogPages(store, renderer)
+    orders = OrderPages(store, place.databases, renderer)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 400
+        said = error.detail if isinstance(error, HTTPException) else str(error)
+        if request.url.path.startswith(OF_PROGRAMS):
+            return Json({"error": said}, status)
+        title = "Not found" if status == 404 else "Not understood"
+        return renderer.page("refused.html", status=status, title=title, said=said)
+
+    routes = [
+        Route("/", overview.page),
+        Route("/pages.css", renderer.stylesheet),
+        Route("/logs", logs.page),
+        Route("/orders", orders.find),
+        Route("/orders/{id}", orders.story),
+        Route("/api/logs", api.lines),
+        Route("/api/traces", api.traces),
+        Route("/api/traces/{id}", api.trace),
+        *zipkin.routes(),
+    ]
+    handlers = {BadQuestion: refuse, HTTPException: refuse}
+    return Guarded(Starlette(routes=routes, exception_handlers=handlers), place.hosts, HEADERS)

@@ -1,0 +1,136 @@
+"""Orders to choose from, and the story of one: what the databases, its traces and its log lines say."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import groupby
+from urllib.parse import urlencode
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from services.pages.rendering import Renderer, moment
+from services.story.databases import Row, ThoseThatAnswer
+from services.story.newest import MOST, Wanted, newest
+from services.story.timeline import Moment, moments, pending
+from services.story.timeline import traces as named_traces
+from services.story.trail import Trail, items, money, trail
+from services.telemetry import asking
+from services.telemetry.asking import BadQuestion
+from services.telemetry.model import LineQuery, Span, TraceQuery
+from services.telemetry.reading import Reading
+from services.telemetry.waterfall import waterfall
+
+DATABASES_S = 3.0
+"""How long a page waits for a database."""
+MOST_TRACES = 10
+MOST_LINES = 200
+STATES = ("PENDING_STOCK", "PLACED", "REJECTED", "CANCELLED")
+
+
+class OrderPages:
+    def __init__(self, store: Reading, databases: Mapping[str, str], renderer: Renderer) -> None:
+        self._store = store
+        self._databases = databases
+        self._renderer = renderer
+
+    async def find(self, request: Request) -> Response:
+        """The newest, of everybody or one customer; who writes the id of an order is led to it."""
+        asked = {name: request.query_params.get(name, "").strip() for name in ("find", "state")}
+        if asked["find"] and (id := _order_id(asked["find"])):
+            return RedirectResponse(f"/orders/{id}", 303)
+        wrong, away, rows = "", "", list[Row]()
+        try:
+            asking.require_known(request.query_params, ("find", "state", "before"))
+            wanted = Wanted(asking.text(request.query_params, "find"), _state(asked["state"]), _before(request))
+        except BadQuestion as error:
+            wrong = str(error)
+        else:
+            async with ThoseThatAnswer(_only(self._databases, "order"), DATABASES_S) as databases:
+                rows = await newest(databases, wanted)
+                away = databases.away.get("order", "")
+        chosen = {name: value for name, value in asked.items() if value}
+        older = chosen | {"before": rows[-1]["create_time"].isoformat()} if len(rows) == MOST else {}
+        return self._renderer.page(
+            "orders.html",
+            status=400 if wrong else 200,
+            here="/orders",
+            asked=asked,
+            wrong=wrong,
+            away=away,
+            states=STATES,
+            rows=[(row, money(row)) for row in rows],
+            older=f"/orders?{urlencode(older)}" if older else "",
+        )
+
+    async def story(self, request: Request) -> Response:
+        """404 only where nobody has ever heard of the order; what cannot be read is said."""
+        id = asking.order_id(request.path_params["id"])
+        if request.path_params["id"] != str(id):
+            return RedirectResponse(f"/orders/{id}", 303)
+        name = f"orders/{id}"
+        async with ThoseThatAnswer(self._databases, DATABASES_S) as databases:
+            found = await trail(databases, id)
+        traces, lines = await asyncio.gather(
+            asyncio.to_thread(self._traces, name, found),
+            asyncio.to_thread(self._store.lines, LineQuery(order=name, limit=MOST_LINES)),
+        )
+        unknown = found.order is None and not lines and not traces and found.reservation is None
+        missing = unknown and not databases.away
+        return self._renderer.page(
+            "order.html",
+            status=404 if missing else 200,
+            here="/orders",
+            name=name,
+            order=found.order,
+            missing=missing,
+            total=money(found.order) if found.order else "",
+            items=items(found.order) if found.order else [],
+            reservation=found.reservation,
+            days=_by_day(found),
+            pending=pending(found, databases.away),
+            away=databases.away,
+            traces=[waterfall(spans) for spans in traces],
+            lines=lines,
+            more_lines=len(lines) == MOST_LINES,
+        )
+
+    def _traces(self, name: str, found: Trail) -> list[Sequence[Span]]:
+        """Those that name the order, and those that the databases name, oldest first."""
+        of_store = {spans[0].trace_id: spans for spans in self._store.traces(TraceQuery(order=name, limit=MOST_TRACES))}
+        for trace_id in named_traces(found)[:MOST_TRACES]:
+            if trace_id not in of_store and (spans := self._store.trace(trace_id)):
+                of_store[trace_id] = spans
+        return sorted(of_store.values(), key=lambda spans: spans[0].start_ns)
+
+
+def _by_day(found: Trail) -> list[tuple[str, list[Moment]]]:
+    return [
+        (f"{day:%Y-%m-%d}", list(of_day)) for day, of_day in groupby(moments(found), lambda moment: moment.when.date())
+    ]
+
+
+def _order_id(text: str) -> UUID | None:
+    try:
+        return asking.order_id(text)
+    except BadQuestion:
+        return None
+
+
+def _state(given: str) -> str:
+    if given not in ("", *STATES):
+        raise BadQuestion(f"state is one of {', '.join(STATES)}, not “{given[:60]}”")
+    return given
+
+
+def _before(request: Request) -> datetime | None:
+    """To the microsecond, as the database has it."""
+    time_ns = asking.instant(request.query_params, "before")
+    if time_ns is None:
+        return None
+    return moment(time_ns).replace(microsecond=time_ns // 1_000 % 10**6)
+
+
+def _only(databases: Mapping[str, str], service: str) -> Mapping[str, str]:
+    return {name: url for name, url in databases.items() if name == service}
