@@ -10,28 +10,19 @@ from functools import lru_cache
 
 from opentelemetry.exporter.otlp.proto.common._internal import _encode_key_value
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 
-class Exporter(OTLPSpanExporter):
-    """The SDK's, with the encoding from here."""
-
-    def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-        return encode(data)
-
-
-def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
-    """The same as the SDK's `encode_spans` for spans of one tracer."""
+def encode(spans: Sequence[ReadableSpan]) -> bytes:
+    """An ExportTraceServiceRequest, the same as the SDK's `encode_spans` for spans of one tracer."""
     resource = encode_spans(spans[:1]).resource_spans[0]
     scope = resource.scope_spans.pop()
     scope.ClearField("spans")
     within = scope.SerializeToString() + b"".join([_field(2, _span(span)) for span in spans])
-    return ExportTraceServiceRequest.FromString(_field(1, resource.SerializeToString() + _field(2, within)))
+    return _field(1, resource.SerializeToString() + _field(2, within))
 
 
 def _span(span: ReadableSpan) -> bytes:

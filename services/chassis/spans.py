@@ -1,4 +1,4 @@
-"""What is recorded of a trace. Exporting is the SDK's; its spans are not (ADR 0009): they take eight times the CPU.
+"""What is recorded of a trace. The SDK's own spans would take eight times the CPU (ADR 0009).
 
 Imported when there is somewhere to send spans to: the SDK would be a tenth of a process's memory and a quarter of the
 time that it takes to start.
@@ -12,13 +12,13 @@ from typing import override
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 from services.chassis import logs
-from services.chassis.otlp import Exporter
+from services.chassis.otlp import encode
+from services.chassis.sending import Sender
 from services.chassis.settings import Settings
 
 _SCOPE = InstrumentationScope("services.chassis")
@@ -122,12 +122,7 @@ class Recorder:
                 "service.version": settings.version,
             }
         )
-        self._processor = BatchSpanProcessor(
-            Exporter(settings.otlp_endpoint, timeout=2),
-            max_queue_size=16384,
-            schedule_delay_millis=500,
-            export_timeout_millis=2000,
-        )
+        self._sender = Sender(settings.otlp_endpoint, encode)
 
     def begin(
         self, name: str, above: SpanContext | None, kind: SpanKind, attributes: Mapping[str, AttributeValue]
@@ -138,12 +133,12 @@ class Recorder:
     def _ended(self, span: Recorded) -> None:
         if order := logs.order():
             span.set_default(self._order, order)
-        self._processor.on_end(span)
+        self._sender.put(span)
 
     def flush(self) -> None:
         """Sends what there is; blocks."""
-        self._processor.force_flush()
+        self._sender.flush()
 
     def close(self) -> None:
         """Sends what is left; blocks for 2 s at most."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
+        self._sender.close()

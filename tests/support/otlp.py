@@ -70,12 +70,12 @@ def _span(about: Mapping[str, str], span: trace_pb2.Span) -> Span:
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
-    """A receiver that listens on `endpoint`."""
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    """A receiver that listens on `endpoint`, on any port or on this one."""
     receiver = Receiver()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]  # published without
-    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield receiver

@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 import asyncpg
 import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from services.chassis import logs
 from services.chassis.database import Database
-from services.chassis.otlp import Exporter
 from services.chassis.settings import Settings
 from services.chassis.tracing import Part, SpanKind, current_traceparent, span, together, tracing
 from services.refusals import NotFound
@@ -161,7 +161,7 @@ async def test_to_the_one_who_asks_a_refusal_is_an_error(
 
 async def test_the_spans_of_opentelemetrys_own_client_are_continued(receiver: Receiver, traced: str) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(Exporter(receiver.endpoint)))
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(receiver.endpoint)))
     theirs = aio_client_interceptors(provider)  # type: ignore[no-untyped-call]
     async with grpc.aio.insecure_channel(traced, interceptors=theirs) as channel:
         with span("outside", parent=SAMPLED):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
@@ -56,4 +57,4 @@ def made(
 def test_each_span_is_encoded_as_the_sdk_does_it(span: ReadableSpan) -> None:
     spans = [made(), span, span]
 
-    assert encode(spans) == encode_spans(spans)
+    assert ExportTraceServiceRequest.FromString(encode(spans)) == encode_spans(spans)
