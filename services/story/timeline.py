@@ -129,8 +129,8 @@ def _mails(trail: Trail) -> Iterator[Moment]:
         yield Moment(
             when=mail["create_time"],
             where="notification",
-            what="mail to be written",
-            details=(subject, f"about version {mail['version']}"),
+            what=f"heard of version {mail['version']}",
+            details=(f"{mail['kind']}: a mail is to be sent",),
             trace_id=trace_id,
         )
         if mail["send_time"]:

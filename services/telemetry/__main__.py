@@ -15,12 +15,14 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from services.chassis import logs
-from services.chassis.settings import CannotStart, host_and_port, joined
+from services.chassis import logs, reporting
+from services.chassis.settings import CannotStart, Settings, host_and_port, joined
+from services.chassis.vitals import watch_the_loop
 from services.pages.guard import LOOPBACK
 from services.story.databases import urls
 from services.telemetry.intake import Intake
-from services.telemetry.receiver import grpc_server, log_records, traces
+from services.telemetry.metrics import Numbers
+from services.telemetry.receiver import grpc_server, log_records, metrics, traces
 from services.telemetry.receiver_http import http_application
 from services.telemetry.segments import Bounds, Segments
 from services.telemetry.store import Store
@@ -88,25 +90,29 @@ async def serve(places: Places) -> None:
         raise CannotStart(f"{places.folder} cannot be written: {error.strerror}") from None
     intake = Intake(segments)
     store = Store(segments, intake)
+    settings = Settings.read("telemetry")
+    numbers = Numbers(own=lambda: reporting.counted(settings))
     # Each signal comes in by both doors.
-    signals = [traces(intake), log_records(intake)]
+    signals = [traces(intake), log_records(intake), metrics(numbers)]
     place = Place(
         hosts=LOOPBACK | {places.pages[0]},
         lens=places.lens,
         databases=urls(places.postgres) if places.postgres else {},
-        collector=os.environ.get("SHOPMESH_OTLP_ENDPOINT") or "",
+        collector=settings.otlp_endpoint,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asyncio.to_thread(intake.run))
+        counting = tasks.create_task(reporting.report(settings) if settings.otlp_endpoint else watch_the_loop())
         try:
             async with (
                 _grpc(grpc_server(signals, places.otlp, intake.refuse)),
                 _http(http_application(signals, intake.refuse), "OTLP_HTTP_LISTEN", *places.otlp_http),
-                _http(application(store, place), "TELEMETRY_LISTEN", *places.pages),
+                _http(application(store, place, numbers.text), "TELEMETRY_LISTEN", *places.pages),
             ):
                 log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
                 await stop.wait()
         finally:
+            counting.cancel()
             intake.close()
     segments.close()
 

@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from services.chassis.settings import CannotStart
 from services.telemetry import otlp
 from services.telemetry.intake import OVERLOADED, Intake
+from services.telemetry.metrics import Numbers
 
 MOST_BYTES = 4 << 20
 """Of one request, decompressed: gRPC's own default."""
@@ -52,6 +53,11 @@ def traces(intake: Intake) -> Signal:
         return response
 
     return Signal("opentelemetry.proto.collector.trace.v1.TraceService", "/v1/traces", take)
+
+
+def metrics(numbers: Numbers) -> Signal:
+    """Numbers, of which the newest are kept."""
+    return Signal("opentelemetry.proto.collector.metrics.v1.MetricsService", "/v1/metrics", numbers.take)
 
 
 def log_records(intake: Intake) -> Signal:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from services.telemetry.model import Span
 
-COLOURS = 8
-"""The stylesheet has so many; services beyond that begin again."""
+COLOURS = {"order": 0, "inventory": 1, "notification": 2, "product": 3, "envoy": 4}
+"""Of the stylesheet: a service has the same in all pictures, and on the time line of an order."""
+OTHERS = (5, 6, 7)
 MOST_BARS = 60
 WIDTH = 1_000.0
 
@@ -41,7 +43,10 @@ def waterfall(spans: Sequence[Span]) -> Waterfall:
     """Of at least one span."""
     first = min(span.start_ns for span in spans)
     whole = max(1, max(span.end_ns for span in spans) - first)
-    services = {service: at % COLOURS for at, service in enumerate(dict.fromkeys(span.service for span in spans))}
+    others = cycle(OTHERS)
+    services = dict.fromkeys((span.service for span in spans), 0)
+    for service in services:
+        services[service] = COLOURS[service] if service in COLOURS else next(others)
     bars = [
         Bar(
             x=WIDTH * (span.start_ns - first) / whole,

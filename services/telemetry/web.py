@@ -4,7 +4,8 @@ Nothing can be changed by them: there is no route but for reading. What a page s
 escaped, cut and bounded (services.pages), and no page runs a script but those of Lens.
 """
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from services.chassis import prometheus
 from services.pages.guard import LOOPBACK, Guarded, policy
 from services.pages.rendering import Renderer
 from services.telemetry.asking import BadQuestion, is_order_name, is_trace_id
@@ -45,13 +47,16 @@ class Place:
     """Where spans and log lines go instead; empty: they are kept here."""
 
 
-def application(store: Reading, place: Place) -> ASGIApp:
-    """All pages over a store."""
+def application(store: Reading, place: Place, numbers: Callable[[], str] = str) -> ASGIApp:
+    """All pages over a store; `numbers` gives those of all processes as Prometheus reads them."""
     renderer = Renderer(Path(__file__).parent / "templates", {"order_name": is_order_name, "trace_id": is_trace_id})
     lens = Lens(place.lens)
     overview = Overview(store, lens, renderer, place.collector)
     api, zipkin, logs = Api(store, place.collector), Zipkin(store, lens, renderer), LogPages(store, renderer)
     orders = OrderPages(store, place.databases, renderer)
+
+    async def metrics(request: Request) -> Response:  # noqa: ARG001
+        return Response(await asyncio.to_thread(numbers), media_type=prometheus.CONTENT_TYPE)
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 400
@@ -64,6 +69,7 @@ def application(store: Reading, place: Place) -> ASGIApp:
     routes = [
         Route("/", overview.page),
         Route("/pages.css", renderer.stylesheet),
+        Route("/metrics", metrics),
         Route("/logs", logs.page),
         Route("/orders", orders.find),
         Route("/orders/{id}", orders.story),

@@ -56,6 +56,7 @@ class Zipkin:
         return [
             *(Route(f"/zipkin/api/v2/{path}", handler) for path, handler in api.items()),
             Route("/zipkin/config.json", self.config),
+            Route("/traces", self.newest),
             Route("/zipkin", self.page),
             Route("/zipkin/{path:path}", self.page),
         ]
@@ -71,6 +72,10 @@ class Zipkin:
         return Response(
             file.content, media_type=file.media_type, headers=OF_LENS | (FOR_EVER if file.named_by_content else {})
         )
+
+    async def newest(self, request: Request) -> Response:  # noqa: ARG002
+        """Lens with the traces of the last hour: by itself it begins with an empty page."""
+        return RedirectResponse(f"/zipkin/?lookback=1h&endTs={time.time_ns() // 10**6}&limit=20", 303)
 
     async def config(self, request: Request) -> Response:
         return Json(

@@ -18,7 +18,9 @@ MOST_SPANS = 10_000
 """Of one answer. Lens draws every one."""
 LONGEST = 4_000
 """Characters of a tag."""
-_PEERS = ("peer.service", "server.address", "db.system.name", "messaging.system")
+# Lens draws a call in which nobody else's span lies as if it were a span of whom it calls: an address is no name for
+# that.
+_PEERS = ("peer.service", "db.system.name", "messaging.system")
 _CALLS = ("CLIENT", "PRODUCER", "CONSUMER", "SERVER")
 
 

@@ -3,7 +3,7 @@
 import html
 import re
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ def jar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def browser(store: ToldStore, place: Place) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(application(store, place))
+def browser(store: ToldStore, place: Place, numbers: Callable[[], str] = str) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(application(store, place, numbers))
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8026")
 
 
@@ -157,6 +157,19 @@ async def test_lens_is_served_with_its_files_and_its_deep_links(web: httpx.Async
     for path in ("/zipkin/traces/" + TRACE, "/zipkin/dependency", "/zipkin/../secret.txt", "/zipkin/%2e%2e/secret.txt"):
         assert (await web.get(path, follow_redirects=True)).text in (index.text, (await web.get("/secret.txt")).text)
     assert (await web.get("/zipkin")).headers["location"] == "/zipkin/"
+
+
+async def test_traces_begin_with_the_newest_of_an_hour(web: httpx.AsyncClient) -> None:
+    led = await web.get("/traces")
+    assert led.status_code == 303
+    assert re.fullmatch(r"/zipkin/\?lookback=1h&endTs=\d{13}&limit=20", led.headers["location"])
+
+
+async def test_metrics_are_what_prometheus_reads(store: ToldStore) -> None:
+    async with browser(store, Place(), lambda: "shop_orders 1\n") as web:
+        page = await web.get("/metrics")
+    assert page.text == "shop_orders 1\n"
+    assert page.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def test_lens_leads_back_to_the_lines_of_a_trace(web: httpx.AsyncClient) -> None:

@@ -55,7 +55,12 @@ def test_events_are_annotations_and_linked_traces_are_tags() -> None:
 
 
 def test_a_call_names_whom_it_calls() -> None:
-    call = replace(A_SPAN, kind="CLIENT", parent_id="00f067aa0ba902b7", attributes={"db.system.name": "postgresql"})
+    call = replace(
+        A_SPAN,
+        kind="CLIENT",
+        parent_id="00f067aa0ba902b7",
+        attributes={"db.system.name": "postgresql", "server.address": "127.0.0.1"},
+    )
     assert zipkin.span(call)["remoteEndpoint"] == {"serviceName": "postgresql"}
     assert zipkin.span(call)["parentId"] == "00f067aa0ba902b7"
 
