@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.chassis import logs
 from services.chassis.database import Database, OutcomeUnknown, Record
+from services.chassis.patience import describe, told
 from services.chassis.tracing import Part, SpanKind, current_traceparent, together, tracing
 from services.chassis.worker import Failed, Job
 from services.money import Money
@@ -216,7 +217,9 @@ class SettlerJob(Job[Claimed, Outcome]):
         with logs.about(names[0] if len(names) == 1 else None), together(SpanKind.INTERNAL, parts):
             settlements = await self._act([item.order for item in items])
         for item, settlement in zip(items, settlements, strict=True):
-            outcomes[item.order.id] = Failed(settlement.reason) if isinstance(settlement, Refusal) else settlement
+            outcomes[item.order.id] = (
+                _failed(item.order, settlement) if isinstance(settlement, Exception) else settlement
+            )
 
     async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
         settled = [claimed.order for claimed, outcome in outcomes if isinstance(outcome, Settled)]
@@ -245,6 +248,13 @@ class SettlerJob(Job[Claimed, Outcome]):
                 log.warning("order rejected", order=f"orders/{order.id}", reason=order.state_reason)
         if changed:
             self._committed()
+
+
+def _failed(order: Order, error: Exception) -> Failed:
+    if isinstance(error, Refusal):
+        return Failed(error.reason)
+    log.warning("order cannot be settled", order=f"orders/{order.id}", **told(error))
+    return Failed(describe(error))
 
 
 def _order(record: Record) -> Order:

@@ -142,8 +142,8 @@ class Settled:
 
 
 type Outcome = Settled | OrderPlaced | OrderRejected
-type Settlement = Outcome | Refusal
-"""What comes out for one order; a Refusal says why it must be tried again, on the row as it is then."""
+type Settlement = Outcome | Exception
+"""What comes out for one order; an exception says why it must be tried again, on the row as it is then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +162,20 @@ class Settling:
     now: Callable[[], datetime]
 
     async def settle(self, orders: Sequence[Order]) -> list[Settlement]:
-        """One outcome per order, in their order. Raises no refusal."""
+        """One outcome per order, in their order: what is raised about one hinders no other."""
         confirming = asyncio.ensure_future(self._confirm([order.id for order in orders if order.state is State.PLACED]))
-        _, outcomes = await asyncio.gather(
-            confirming, asyncio.gather(*(self._one(order, confirming) for order in orders))
-        )
-        return outcomes
+        return await asyncio.gather(*(self._one(order, confirming) for order in orders))
 
     async def _one(self, order: Order, confirming: Awaitable[Mapping[UUID, NotConfirmed | None]]) -> Settlement:
         try:
             match order.state:
                 case State.PENDING_STOCK:
-                    await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)
+                    await self._reserve(order)
                     return OrderPlaced(order.accept(self.now()))
                 case State.PLACED:
                     answer = (await confirming)[order.id]
                     if isinstance(answer, ReservationNotFound):
-                        await self.stock.reserve(order.id, order.cart, self.terms().hold_ttl)
+                        await self._reserve(order)
                         answer = (await self.stock.confirm([order.id]))[order.id]
                     return self._refused(order, answer) if answer else Settled()
                 case State.REJECTED | State.CANCELLED:
@@ -186,6 +183,13 @@ class Settling:
                     return Settled()
         except Refusal as refusal:
             return self._refused(order, refusal)
+        except Exception as error:  # noqa: BLE001  goes to the row of this order, which comes again after a pause
+            return error
+
+    async def _reserve(self, order: Order) -> None:
+        """Within the time that a customer's call has for it: all others of the batch wait for the answer."""
+        terms = self.terms()
+        await self.stock.reserve(order.id, order.cart, terms.hold_ttl, terms.reserve_timeout.total_seconds())
 
     def _refused(self, order: Order, refusal: Refusal) -> OrderRejected | Refusal:
         now = self.now()

@@ -15,7 +15,6 @@ from services.order.domain import Event, Order
 from services.order.ports import Orders
 from services.order.store import SettlerJob, SqlOrders
 from services.order.use_cases import Outcome, Settled, Settlement
-from services.refusals import Refusal
 from tests.component.inventory.conftest import Keeper
 from tests.support.inventory import MemoryReservations
 from tests.unit.order.fakes import ANN, NOON, MemoryOrders
@@ -127,7 +126,7 @@ class _MemorySettler(Job[Any, Outcome]):
 
     async def act(self, items: Sequence[Order]) -> Sequence[Outcome | Failed]:
         outcomes = await self.settle_orders(items)
-        return [Failed(outcome.reason) if isinstance(outcome, Refusal) else outcome for outcome in outcomes]
+        return [Failed(str(outcome)) if isinstance(outcome, Exception) else outcome for outcome in outcomes]
 
     async def settle(self, outcomes: Sequence[tuple[Order, Outcome | Failed]]) -> None:
         for order, outcome in outcomes:

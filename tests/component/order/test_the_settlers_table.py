@@ -162,11 +162,19 @@ async def test_a_decision_that_comes_after_the_customer_has_cancelled_is_nobodys
     assert [event.version for event in await SqlEvents(database).claim_events(5)] == [2]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InventoryUnavailable(), "INVENTORY_UNAVAILABLE"),
+        (ValueError("nobody expected it"), "ValueError: nobody expected it"),
+    ],
+    ids=["away", "unexpected"],
+)
 async def test_who_waits_for_inventory_backs_off_up_to_a_bound_and_the_others_are_settled_meanwhile(
-    database: Database,
+    database: Database, error: Exception, told: str
 ) -> None:
     stock, pending = Warehouse(), order(request_id="away").pending()
-    stock.away_for = {pending.id: InventoryUnavailable()}
+    stock.away_for = {pending.id: error}
     await SqlOrders(database, committed=lambda: None).add(pending, None, "away")
     settling = settler(database, Settling(stock, lambda: TERMS, lambda: NOON).settle)
     pauses: list[float] = []
@@ -178,6 +186,7 @@ async def test_who_waits_for_inventory_backs_off_up_to_a_bound_and_the_others_ar
         await settling.settle(list(zip(both, await settling.act(both), strict=True)))
         assert {item.order.id for item in both} == {pending.id, other.id}
         assert (await the_order(database, other.id))["settled_time"], "in the same round"
+        assert (await the_order(database, pending.id))["last_error"] == told
         assert not await settling.claim(5)
         pause = "select extract(epoch from claimed_until - now()) from orders where settled_time is null"
         pauses.append(float(await database.fetchval(pause)))

@@ -113,7 +113,7 @@ class Warehouse:
 
     before: Callable[[], Awaitable[None]] | None = None
     away: Refusal | None = None
-    away_for: dict[UUID, Refusal] = field(default_factory=dict)
+    away_for: dict[UUID, Exception] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
     held: dict[UUID, str] = field(default_factory=dict)
     ttl: timedelta | None = None

@@ -117,15 +117,16 @@ async def test_while_inventory_is_away_nothing_is_decided(waiting: Order) -> Non
 
 async def test_each_order_of_a_batch_has_its_own_outcome() -> None:
     held, unknown, gone = order(request_id="r2"), order(request_id="r3"), order(MUG_AND_TEAPOT, request_id="r4")
-    pending, away = [order(request_id=id).pending() for id in ("r5", "r6")]
+    pending, away, odd = [order(request_id=id).pending() for id in ("r5", "r6", "r7")]
     stock = Warehouse(short={"teapot"}, held={held.id: "HELD", gone.id: "EXPIRED", REJECTED.id: "HELD"})
-    stock.away_for = {away.id: InventoryUnavailable()}
+    stock.away_for = {away.id: InventoryUnavailable(), odd.id: ValueError("nobody expected it")}
 
-    outcomes = await settle(stock, held, REJECTED, unknown, away, gone, pending)
+    outcomes = await settle(stock, held, REJECTED, odd, unknown, away, gone, pending)
 
     assert outcomes == [
         Settled(),
         Settled(),
+        stock.away_for[odd.id],
         Settled(),
         stock.away_for[away.id],
         OrderRejected(gone.reject("OUT_OF_STOCK", NOON)),
@@ -133,3 +134,12 @@ async def test_each_order_of_a_batch_has_its_own_outcome() -> None:
     ]
     assert stock.held[REJECTED.id] == "RELEASED"
     assert stock.held[unknown.id] == "CONFIRMED"
+
+
+@pytest.mark.parametrize("waiting", [PENDING, PLACED], ids=lambda order: order.state.value)
+async def test_a_batch_waits_for_a_hold_no_longer_than_a_customer_does(waiting: Order) -> None:
+    stock = Warehouse()
+
+    await settle(stock, waiting)
+
+    assert stock.timeout_s == TERMS.reserve_timeout.total_seconds()

@@ -73,7 +73,9 @@ class OrderConfig(_message.Message):
 
     @_builtins.property
     def reserve_timeout(self) -> _duration_pb2.Duration:
-        """How long PlaceOrder waits for Inventory at most; 10 ms to 1 min. Never longer than the caller's deadline allows."""
+        """How long PlaceOrder, and the settler for a hold, wait for Inventory at most; 10 ms to 1 min. PlaceOrder never waits
+        longer than the caller's deadline allows.
+        """
 
     @_builtins.property
     def pending_bound(self) -> _duration_pb2.Duration:
