@@ -198,6 +198,9 @@ class Tokens:
             )
         except (JOSEError, RecursionError):  # deeply nested JSON
             raise TokenInvalid from None
+        # RFC 7519 section 4.1.4: not on or after it. jose compares whole seconds, and finds it good for one more.
+        if claims["exp"] <= time.time():
+            raise TokenInvalid
         return claims["exp"], _named(claims)
 
 

@@ -94,6 +94,7 @@ BAD_TOKENS: dict[str, Callable[[Issuer], str]] = {
     "without an issuer": lambda issuer: issuer.token(*ANN, iss=None),
     "without a subject": without_subject,
     "expired": lambda issuer: issuer.token(*ANN, exp=int(time.time()) - 1),
+    "that expires this second": lambda issuer: issuer.token(*ANN, exp=int(time.time())),
     "that never expires": lambda issuer: issuer.token(*ANN, exp=None),
     "not valid yet": lambda issuer: issuer.token(*ANN, nbf=int(time.time()) + 60),
     "forged with another key of the same name": lambda issuer: issuer.token(*ANN, key=Key(issuer.key.kid)),
