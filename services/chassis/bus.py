@@ -28,6 +28,7 @@ from nats.js.api import (
 from opentelemetry.util.types import AttributeValue
 
 from services.chassis import logs
+from services.chassis.metrics import Counter
 from services.chassis.patience import QUIET, describe, pause_s, told
 from services.chassis.tracing import Part, SpanKind, failed, together, traceparent_of, tracing
 from services.chassis.worker import finishing
@@ -47,6 +48,14 @@ _DIFFERENT_CONFIG = 10058
 """JetStream: the stream is there with another configuration."""
 
 log = logs.get()
+_consumed = Counter(
+    "messaging.client.consumed.messages",
+    "{message}",
+    "Messages that were handled, and deliveries that were not: those come again.",
+    "messaging.system",
+    "messaging.destination.name",
+    "error.type",
+)
 
 
 class BusUnavailable(Unavailable):
@@ -65,6 +74,14 @@ class Message:
     """Of the span in which it was received: what its handling belongs under."""
     about: str = ""
     """What it tells of, by name (CloudEvents: subject)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Of what a consumer is to get."""
+
+    undelivered: int
+    unacknowledged: int
 
 
 type Handle = Callable[[Sequence[Message]], Awaitable[None]]
@@ -108,6 +125,11 @@ class Bus:
     ) -> None:
         """Returns when the stream has stored it. Raises BusUnavailable; then it may be stored all the same."""
         await self._asked(lambda: self._stream.publish(subject, payload, timeout=timeout_s, headers=dict(headers)))
+
+    async def behind(self, stream: str, durable: str) -> Behind:
+        """How far a consumer is behind its stream. Raises BusUnavailable, also where there is none yet."""
+        info = await self._asked(lambda: self._stream.consumer_info(stream, durable))
+        return Behind(info.num_pending or 0, info.num_ack_pending or 0)
 
     async def ensure_stream(self, name: str, subjects: Sequence[str], max_bytes: int = STREAM_BYTES) -> datetime:
         """Makes the stream, or mends its configuration; its creation time tells a stream from one made after a loss.
@@ -298,11 +320,14 @@ class _Pull:
                 pause = pause_s(self._failures)
                 self._failures += 1
                 for message in arrived:
+                    _consumed.add("nats", message.subject, type(error).__name__)
+                for message in arrived:
                     await message.nak(delay=pause)
                 await asyncio.sleep(pause)
                 return
         self._failures = 0
         for message in arrived:
+            _consumed.add("nats", message.subject, "")
             await message.ack()
 
     async def _give_back(self) -> None:

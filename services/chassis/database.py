@@ -19,6 +19,7 @@ import asyncpg
 import orjson
 
 from services.chassis import logs
+from services.chassis.metrics import Gauge
 from services.chassis.patience import QUIET, describe, pause_s
 from services.chassis.settings import CannotStart
 from services.chassis.statements import TracedConnection
@@ -54,6 +55,8 @@ alter table migrations add column if not exists sha256 text"""
 _ARGUMENT = re.compile(r"(invalid input for query argument \$\d+): .*", re.DOTALL)
 
 log = logs.get()
+_connections = Gauge("shopmesh.database.connections", "{connection}", "Connections to the database.", "state")
+_turns = Gauge("db.client.connection.pending_requests", "{request}", "Statements that wait for a connection.")
 
 
 class DatabaseUnavailable(Unavailable):
@@ -105,6 +108,11 @@ class Database:
             else:
                 break
         return database
+
+    def show(self) -> None:
+        """From now on the metrics of this process tell how busy it is."""
+        _connections.ask(lambda: {("used",): len(self._busy), ("idle",): sum(map(bool, self._free))})
+        _turns.ask(lambda: {(): len(self._queue)})
 
     async def fetch(self, sql: str, *args: object, timeout_s: float = STATEMENT_S) -> list[Record]:
         """All rows. Raises DatabaseUnavailable, OutcomeUnknown, and asyncpg's errors for what the server refuses."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.chassis import logs
 from services.chassis.bus import PUBLISH_S, STREAM_BYTES, Bus, BusUnavailable
+from services.chassis.metrics import Counter
 from services.chassis.tracing import SpanKind, current_traceparent, span
 from services.chassis.worker import Failed, each
 
@@ -18,6 +19,14 @@ LOOK_EVERY_S = 10.0
 """How often the stream is looked at, which may have become full or gone."""
 
 log = logs.get()
+_sent = Counter(
+    "messaging.client.sent.messages",
+    "{message}",
+    "Messages that were published, and those that were not taken.",
+    "messaging.system",
+    "messaging.destination.name",
+    "error.type",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +137,11 @@ class Relay[E: Event]:
         ):
             try:
                 await self._bus.publish(event.type, event.payload, self._headers(event))
-            except BusUnavailable:
+            except BusUnavailable as refusal:
                 self._connection = 0  # the stream may be full or gone
+                _sent.add("nats", event.type, refusal.reason)
                 raise
+            _sent.add("nats", event.type, "")
         return None
 
     def _headers(self, event: E) -> dict[str, str]:

@@ -34,7 +34,7 @@ log = logs.get()
 
 async def report(settings: Settings) -> None:
     """Never ends, but returns when nobody wants to know. Raises CannotStart when SHOPMESH_METRICS cannot be bound."""
-    if not (settings.otlp_endpoint or settings.metrics):
+    if not settings.reports:
         return
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(vitals.watch_the_loop())

@@ -25,6 +25,7 @@ from services.chassis.database import Database
 from services.chassis.draining import HEARD_S, until_no_call_comes
 from services.chassis.etcd import Etcd
 from services.chassis.interceptors import Around, surroundings
+from services.chassis.looking import EVERY_S, Look
 from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
@@ -33,6 +34,7 @@ from services.chassis.settings import CannotStart, Settings
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
 from services.chassis.tracing import tracing
+from services.chassis.worker import Worker
 from services.files import resource
 
 GRACE_S = 5.0
@@ -157,6 +159,7 @@ class Process[C: Message]:
         database = await Database.connect(self.settings.database_url)
         self._held.push_async_callback(database.close)
         await database.migrate(package)
+        database.show()
         return database
 
     async def bus(self) -> Bus:
@@ -182,6 +185,11 @@ class Process[C: Message]:
             await run()
 
         self._running.append(self._tasks.create_task(running(), name=name))
+
+    def watch(self, *looks: Look) -> None:
+        """Keeps their gauges told, where somebody wants to know."""
+        for look in looks if self.settings.reports else ():
+            self.background(look.name, Worker(look, poll_s=EVERY_S).run)
 
     async def live(self, wire: Callable[["Process[C]"], Awaitable[None]]) -> None:
         """Starts, takes calls until it is told to stop, drains. Raises CannotStart."""

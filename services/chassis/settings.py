@@ -95,6 +95,11 @@ class Settings:
             envoy_admin=address("ENVOY_ADMIN", "") if value("ENVOY_ADMIN", "") else "",
         )
 
+    @property
+    def reports(self) -> bool:
+        """Whether anybody wants to know what this process counts."""
+        return bool(self.otlp_endpoint or self.metrics)
+
     def advertised(self, port: int) -> str:
         """`ip:port` to register for a server that is bound to `port`."""
         host, _ = host_and_port("SHOPMESH_LISTEN", self.listen)

@@ -8,6 +8,12 @@ from mesh.v1 import registry_pb2
 from services.chassis.documents import rendered
 from services.chassis.etcd import Etcd
 from services.chassis.leased import LeasedRecord
+from services.chassis.metrics import Gauge
+
+_applied = Gauge("shopmesh.config.revision", "{revision}", "Revision in etcd of what this process goes by.", "document")
+_known = Gauge(
+    "shopmesh.config.revision.known", "{revision}", "The newest that it has seen, also if it was refused.", "document"
+)
 
 
 class StatusRecord(LeasedRecord):
@@ -27,6 +33,8 @@ class StatusRecord(LeasedRecord):
     def tell(self, document: str, standing: registry_pb2.AppliedDocument) -> None:
         """What holds of `config/order` or the like from now on."""
         self._status.documents[document].CopyFrom(standing)
+        _applied.set(standing.revision, document)
+        _known.set(max(standing.revision, standing.refused.revision), document)
         self.renew()
 
     def tell_refusals(self, refusals: Iterable[registry_pb2.EnvoyRefusal]) -> None:

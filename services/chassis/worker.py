@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.chassis import logs
+from services.chassis.metrics import Counter
 from services.chassis.patience import QUIET, describe, pause_s, told
 
 GRACE_S = 2.0
 """How long a worker that is cancelled may take to settle what it has claimed."""
 
 log = logs.get()
+_items = Counter("shopmesh.worker.items", "{item}", "What workers have acted on.", "job", "error.type")
+_failures = Counter("shopmesh.worker.failures", "{round}", "Rounds that a worker gave up, its store being away.", "job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Worker[Item, Result]:
             except Exception as error:  # noqa: BLE001  the loop goes on, whatever the job or its store says
                 if failures % QUIET == 0:
                     log.warning("job failed", job=self._job.name, failures=failures + 1, **told(error))
+                _failures.add(self._job.name)
                 await asyncio.sleep(pause_s(failures))
                 failures += 1
             else:
@@ -116,6 +120,9 @@ class Worker[Item, Result]:
         if failed and self._failing % QUIET == 0:
             log.warning("items failed", job=self._job.name, failed=len(failed), of=len(items), error=failed[0])
         self._failing = self._failing + 1 if failed else 0
+        if failed:
+            _items.add(self._job.name, "failed", by=len(failed))
+        _items.add(self._job.name, "", by=len(items) - len(failed))
         return outcomes
 
 

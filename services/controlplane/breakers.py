@@ -10,6 +10,8 @@ from urllib.parse import quote
 import httpx
 import structlog
 
+from services.chassis.metrics import Counter, Gauge
+
 EVERY_S = 1.0
 _ANSWER_S = 2.0
 _NONE_WELL = "no instance is well"
@@ -21,11 +23,22 @@ _LIMITS = {
 _EJECTED, _WELL, _ALL = "outlier_detection.ejections_active", "membership_healthy", "membership_total"
 _OUT = {"failed_active_health_check": "failing checks", "failed_outlier_check": "ejected"}
 """Why Envoy sends an instance no calls, in the words of `shopmesh mesh`."""
+_WELL_STATE = "well"
+_STATES = (_WELL_STATE, *_OUT.values())
 _NUMBERS = "|".join(re.escape(name) for name in (*_LIMITS, _EJECTED, _WELL, _ALL))
 _CLUSTERS = "/clusters?format=json"
 _STATS = "/stats?format=json&filter=" + quote(rf"^cluster\..*\.({_NUMBERS})$")
 
 _log = structlog.get_logger()
+_instances = Gauge(
+    "shopmesh.envoy.instances",
+    "{instance}",
+    "Instances by whether Envoy sends them calls, and if not why.",
+    "service",
+    "state",
+)
+_open = Gauge("shopmesh.envoy.breaker.open", "{breaker}", "1 while Envoy turns calls away.", "service")
+_ejections = Counter("shopmesh.envoy.ejections", "{ejection}", "Instances that Envoy has put out.", "service", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,21 @@ def lines(before: Mapping[str, Breaker], now: Mapping[str, Breaker], name: Name)
             yield "breaker closed", {"of": service, "why": ", ".join(sorted(old.open))}
 
 
+def count(before: Mapping[str, Breaker], now: Mapping[str, Breaker]) -> None:
+    """The same in numbers."""
+    instances = dict[tuple[str, ...], float]()
+    for service, breaker in now.items():
+        for state in _STATES:
+            instances[service, state] = 0
+        known = before.get(service, Breaker()).instances
+        for address, why in breaker.instances.items():
+            instances[service, why or _WELL_STATE] += 1
+            if why and known.get(address, "") != why:
+                _ejections.add(service, why)
+    _instances.set_all(instances)
+    _open.set_all({(service,): bool(breaker.open) for service, breaker in now.items()})
+
+
 async def follow(admin: str, services: frozenset[str], name: Name) -> None:
     """Looks once a second at `host:port`, where Envoy's admin is; empty: not at all. Never ends otherwise."""
     if not admin:
@@ -112,7 +140,10 @@ async def follow(admin: str, services: frozenset[str], name: Name) -> None:
                 if not away:
                     _log.info("Envoy does not tell of its breakers", error=repr(error))
                 away = True
+                _instances.forget()
+                _open.forget()
             else:
+                count(before, now)
                 for event, facts in lines(before, now, name):
                     _log.warning(event, **facts)
                 before, away = now, False

@@ -6,6 +6,7 @@ from shop.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to
 from services.chassis.messages import from_duration
 from services.chassis.server import Process, run
 from services.inventory.api import InventoryService
+from services.inventory.backlog import backlog
 from services.inventory.reaper import Reaper
 from services.inventory.store import SqlReservations, SqlStocks
 from services.inventory.use_cases import Stocktaking, Warehouse
@@ -21,6 +22,7 @@ async def wire(process: Process[InventoryConfig]) -> None:
     reaper = Reaper(warehouse, lambda: from_duration(process.config.current.reap_interval))
     process.config.subscribe(lambda _: reaper.interval_changed())
     process.background("reaper", reaper.run)
+    process.watch(backlog(database))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The inventory service over gRPC: parse, one call, render."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import override
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from services.chassis.messages import (
     page_size,
     to_timestamp,
 )
+from services.chassis.metrics import Counter
 from services.inventory.domain import Availability, Lines, Reservation, State, Stock
 from services.inventory.use_cases import Stocktaking, Warehouse
 from services.refusals import Refusal
@@ -28,6 +30,13 @@ _LIST = "ListStock"
 _STATES: dict[State, pb.Reservation.State.ValueType] = {
     state: pb.Reservation.State.Value(f"STATE_{state.value}") for state in State if state is not State.NONE
 }
+_steps = Counter(
+    "shop.inventory.reservations",
+    "{reservation}",
+    "Answers about reservations, repeats too: what was asked for, and the reason where it was refused.",
+    "step",
+    "shop.reason",
+)
 
 
 class InventoryService(InventoryServiceServicer):
@@ -72,7 +81,8 @@ class InventoryService(InventoryServiceServicer):
     async def ReserveStock(self, request: pb.ReserveStockRequest, _: object) -> pb.ReserveStockResponse:
         lines = Lines.of((_product_of(line.product), line.quantity) for line in request.reservation.lines)
         id = _about(UUID(request.reservation_id))
-        reservation = await self._warehouse.reserve(id, lines, from_duration(request.ttl))
+        with _step("reserve"):
+            reservation = await self._warehouse.reserve(id, lines, from_duration(request.ttl))
         return pb.ReserveStockResponse(reservation=_reservation(reservation))
 
     @override
@@ -90,7 +100,8 @@ class InventoryService(InventoryServiceServicer):
     async def ReleaseReservation(
         self, request: pb.ReleaseReservationRequest, _: object
     ) -> pb.ReleaseReservationResponse:
-        reservation = await self._warehouse.release(_about(_id_of(request.name)))
+        with _step("release"):
+            reservation = await self._warehouse.release(_about(_id_of(request.name)))
         return pb.ReleaseReservationResponse(reservation=_reservation(reservation))
 
     @override
@@ -99,9 +110,20 @@ class InventoryService(InventoryServiceServicer):
         return pb.GetReservationResponse(reservation=_reservation(reservation))
 
     def _result(self, name: str, outcome: Reservation | Refusal) -> pb.ConfirmReservationsResponse.Result:
+        _steps.add("confirm", outcome.reason if isinstance(outcome, Refusal) else "")
         if isinstance(outcome, Refusal):
             return pb.ConfirmReservationsResponse.Result(name=name, error=to_status(outcome, self._error_domain))
         return pb.ConfirmReservationsResponse.Result(name=name, reservation=_reservation(outcome))
+
+
+@contextmanager
+def _step(step: str) -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        _steps.add(step, refusal.reason)
+        raise
+    _steps.add(step, "")
 
 
 def _product_of(name: str) -> str:

@@ -6,10 +6,12 @@ from contextlib import suppress
 from datetime import timedelta
 
 from services.chassis import logs
+from services.chassis.metrics import Counter
 from services.inventory.use_cases import Warehouse
 from services.refusals import Unavailable
 
 log = logs.get()
+_expired = Counter("shop.inventory.holds.expired", "{reservation}", "Holds that ended because their time was over.")
 
 
 class Reaper:
@@ -40,5 +42,6 @@ class Reaper:
         ended = 0
         while await self._warehouse.lapse_one():
             ended += 1
+            _expired.add()
         if ended:
             log.info("holds expired", holds=ended)

@@ -7,6 +7,7 @@ from services.chassis.server import Process, run
 from services.chassis.settings import CannotStart, Settings
 from services.chassis.worker import Worker
 from services.notification.api import NotificationApi
+from services.notification.backlog import backlog, consumer_lag
 from services.notification.domain import Outcome
 from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents, understand
 from services.notification.letters import letter
@@ -21,7 +22,8 @@ async def wire(process: Process[NotificationConfig]) -> None:
     def config() -> NotificationConfig:
         return process.config.current
 
-    notifications = SqlNotifications(await process.database("services.notification"))
+    database = await process.database("services.notification")
+    notifications = SqlNotifications(database)
     bus = await process.bus()
     smtp = SmtpServer(_smtp_address(process.settings), lambda: config().mail_from)
     sender = Worker[Claimed, Outcome](Sender(notifications, smtp, config), batch=AT_ONCE)
@@ -31,6 +33,7 @@ async def wire(process: Process[NotificationConfig]) -> None:
     process.add(add_NotificationServiceServicer_to_server, NotificationApi(Showing(notifications), mending, config))
     process.background("sender", sender.run)
     process.background("events", lambda: bus.consume(STREAM, CONSUMER, SUBJECTS, events.handle))
+    process.watch(backlog(database), consumer_lag(bus, STREAM, CONSUMER))
 
 
 def _smtp_address(settings: Settings) -> SmtpAddress:

@@ -74,6 +74,8 @@ class News:
     total: Money
     reason: str = ""
     """Why the order was rejected, as a code such as OUT_OF_STOCK."""
+    since: datetime | None = None
+    """When the order became what this tells of, which is when its customer was answered; None: nobody said."""
 
     def __post_init__(self) -> None:
         if not _ADDRESS.fullmatch(self.recipient):
@@ -176,6 +178,10 @@ class Attempt:
     tried_for: timedelta
     """Since the first of these."""
     traceparent: str | None
+    since: datetime | None = None
+    """What its news had."""
+    taken_over: bool = False
+    """From a sender whose lease was over: it may have been sent before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ def _news(event: Event, kind: Kind, message: OrderEvent) -> News:
         lines=tuple(Line(line.display_name, line.quantity, from_money(line.unit_price)) for line in order.lines),
         total=from_money(order.total),
         reason=order.state_reason,
+        since=from_timestamp(order.update_time) if order.HasField("update_time") else None,
     )
 
 

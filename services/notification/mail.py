@@ -7,6 +7,7 @@ import random
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +22,22 @@ from shop.notification.v1.config_pb2 import NotificationConfig
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from services.chassis import logs
+from services.chassis.metrics import Counter, Histogram
 from services.chassis.tracing import SpanKind, failed, span
 from services.chassis.worker import Failed, each
-from services.notification.domain import Accepted, Attempt, Kind, Letter, Outcome, Patience, Postponed, Refused, judge
+from services.notification.domain import (
+    Accepted,
+    Attempt,
+    Kind,
+    Letter,
+    Outcome,
+    Patience,
+    Postponed,
+    Refused,
+    State,
+    Verdict,
+    judge,
+)
 from services.notification.ports import MailServer, Outgoing
 from services.refusals import Unavailable
 
@@ -32,6 +46,18 @@ AT_ONCE = 16
 
 LEASE_MARGIN = timedelta(seconds=5)
 """What a lease is longer than the conversation: time to write down how it ended."""
+
+_WAITED_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
+
+_mails = Counter("shop.notification.mails", "{mail}", "Attempts to send a mail, by what became of it.", "state")
+_duplicates = Counter("shop.notification.possible_duplicates", "{mail}", "Mails that may have been sent before.")
+_waited = Histogram(
+    "shop.notification.mail.delay",
+    "s",
+    "From the order's being what the mail tells of (placed: its customer was answered) until the mail server took it.",
+    "kind",
+    bounds=_WAITED_S,
+)
 
 _QUIT_S = 1.0
 """For a farewell."""
@@ -272,6 +298,18 @@ class Sender:
         ):
             with stubborn:
                 await self._outgoing.settle(verdicts)
+        for verdict in verdicts:
+            _count(verdict)
+
+
+def _count(verdict: Verdict) -> None:
+    attempt = verdict.attempt
+    _mails.add(verdict.state.value)
+    if verdict.in_doubt or attempt.taken_over:
+        _duplicates.add()
+    if verdict.state is State.SENT and attempt.since:
+        # By the clocks of two machines: what they differ by is not to be seen as less than nothing.
+        _waited.record(max(0.0, time.time() - attempt.since.timestamp()), attempt.kind.value)
 
 
 def _described(attempt: Attempt) -> Mapping[str, str | int]:

@@ -23,13 +23,14 @@ from services.notification.domain import (
 )
 from services.notification.ports import Place
 
-_HEARD = "id, order_id, kind, version, customer, recipient, subject, body, html, event_type, event_id, traceparent"
+_HEARD = """id, order_id, kind, version, customer, recipient, subject, body, html, event_type, event_id, traceparent,
+  news_time"""
 
 # Two unique keys stand for one fact (the id is made from order and kind), so no target is named.
 _KEEP = f"""
 insert into notifications ({_HEARD})
 select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-  $9::text[], $10::text[], $11::text[], $12::text[])
+  $9::text[], $10::text[], $11::text[], $12::text[], $13::timestamptz[])
 on conflict do nothing"""  # noqa: S608  our own columns
 
 _BURY = """
@@ -43,7 +44,7 @@ on conflict do nothing"""
 # the index `due`, and read all of it for each row.
 CLAIM = """
 with due as (
-  select id, superseded
+  select id, superseded, state = 'SENDING' as taken_over
   from notifications this
   cross join lateral (select state = 'READY' and exists (
     select from notifications newer
@@ -68,10 +69,10 @@ with due as (
     claimable_time = now() + $2::interval,
     attempts = attempts + (not superseded)::int,
     first_attempt_time = case when superseded then first_attempt_time else coalesce(first_attempt_time, now()) end,
-    possible_duplicates = possible_duplicates + (state = 'SENDING')::int
+    possible_duplicates = possible_duplicates + taken_over::int
   from due where this.id = due.id
   returning this.id, order_id, kind, recipient, subject, body, html, traceparent, create_time, this.state, attempts,
-    attempts - attempts_before_redrive as tries, now() - first_attempt_time as tried_for
+    news_time, taken_over, attempts - attempts_before_redrive as tries, now() - first_attempt_time as tried_for
 )
 select * from taken where state = 'SENDING'"""
 
@@ -140,7 +141,7 @@ with redriven as (
 ), heard as (
   insert into notifications ({_HEARD})
   select $2::uuid, $3::uuid, $4::text, $5::bigint, $6::text, $7::text, $8::text, $9::text, $10::text, $11::text,
-    $12::text, $13::text
+    $12::text, $13::text, $14::timestamptz
   from redriven
   on conflict do nothing
 )
@@ -233,6 +234,7 @@ def _row(kept: tuple[News, Letter]) -> tuple[object, ...]:
         news.event.type,
         news.event.id,
         news.event.traceparent,
+        news.since,
     )
 
 
@@ -259,6 +261,8 @@ def _attempt(row: Record) -> Attempt:
         tries=row["tries"],
         tried_for=row["tried_for"],
         traceparent=row["traceparent"],
+        since=row["news_time"],
+        taken_over=row["taken_over"],
     )
 
 

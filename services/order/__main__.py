@@ -12,6 +12,7 @@ from services.chassis.messages import from_duration
 from services.chassis.server import Process, run
 from services.chassis.worker import Worker
 from services.order.api import OrderApi
+from services.order.backlog import backlog
 from services.order.domain import Terms
 from services.order.events import relay
 from services.order.peers import GrpcCatalog, GrpcStock
@@ -49,6 +50,7 @@ async def wire(process: Process[OrderConfig]) -> None:
     settling = Worker(SettlerJob(database, Settling(stock, terms, now).settle, changed))
     process.background(SettlerJob.name, settling.run)
     process.background("relay", sending.run)
+    process.watch(backlog(database))
     orders, catalog = SqlOrders(database, committed, changed), GrpcCatalog(process.channel("product"))
     watching = Watching(database, orders)
     process.background("watching", watching.run)

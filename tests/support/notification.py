@@ -50,6 +50,7 @@ def placed(
         customer=customer,
         recipient=recipient,
         placed_at=datetime(2026, 11, 24, 16, 20, tzinfo=UTC),
+        since=datetime(2026, 11, 24, 16, 21, tzinfo=UTC),
         lines=tuple(lines),
         total=Money.of("EUR", 25),
     )
@@ -191,7 +192,8 @@ class MemoryNotifications:
         )
         if under_way or older_due:
             return None
-        row.possible_duplicates += row.state is State.SENDING
+        taken_over = row.state is State.SENDING
+        row.possible_duplicates += taken_over
         row.state, row.attempts, row.claimable_time = State.SENDING, row.attempts + 1, now + lease
         row.first_attempt_time = row.first_attempt_time or now
         return Attempt(
@@ -205,6 +207,8 @@ class MemoryNotifications:
             tries=row.attempts - row.attempts_before_redrive,
             tried_for=now - row.first_attempt_time,
             traceparent=row.news.event.traceparent,
+            since=row.news.since,
+            taken_over=taken_over,
         )
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:

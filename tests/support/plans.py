@@ -40,11 +40,12 @@ async def plan(
     for these at first, and after five `uses` whichever it takes for the cheaper.
     """
     values = ", ".join("null" if argument is None else f"'{argument}'" for argument in arguments)
+    values = f"({values})" if arguments else ""
     async with database.transaction() as transaction:
         await transaction.execute(f"set local plan_cache_mode = {plans}; prepare looked_at as {statement}")
         for _ in range(uses):
-            await transaction.execute(f"execute looked_at ({values})")
-        told = await transaction.fetchval(f"explain (analyze, buffers, format json) execute looked_at ({values})")
+            await transaction.execute(f"execute looked_at {values}")
+        told = await transaction.fetchval(f"explain (analyze, buffers, format json) execute looked_at {values}")
         await transaction.execute("deallocate looked_at")
     return list(_steps((told if isinstance(told, list) else json.loads(told))[0]["Plan"]))
 

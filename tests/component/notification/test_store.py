@@ -115,6 +115,7 @@ async def test_an_attempt_has_all_that_is_needed_to_send(notifications: Notifica
     assert (attempt.notification_id, attempt.order_id, attempt.kind) == (news.notification_id, news.order_id, news.kind)
     assert (attempt.recipient, attempt.letter, attempt.traceparent) == (news.recipient, letter(news), "00-ab-cd-01")
     assert (attempt.number, attempt.tried_for) == (1, NO_TIME)
+    assert (attempt.since, attempt.taken_over) == (news.since, False)
 
 
 async def test_nobody_takes_what_somebody_is_sending(notifications: Notifications) -> None:
@@ -243,7 +244,7 @@ async def test_what_a_dead_sender_left_is_taken_over_and_only_the_last_claim_cou
     await keep(notifications, news)
     [left] = await claimed(notifications, lease=NO_TIME)
     [taken_over] = await claimed(notifications)
-    assert taken_over.number == 2
+    assert (taken_over.number, taken_over.taken_over) == (2, True)
 
     await notifications.settle([Verdict(left, State.FAILED, error="550 no")])
     assert await state(notifications, news) is State.SENDING

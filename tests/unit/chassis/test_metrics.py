@@ -3,6 +3,8 @@
 import pytest
 
 from services.chassis import metrics, prometheus
+from services.chassis.database import DatabaseUnavailable
+from services.chassis.looking import Look
 from services.chassis.metrics import Counter, Gauge, Histogram, Metrics
 from services.chassis.otlp_metrics import encode
 from services.chassis.settings import Settings
@@ -53,6 +55,23 @@ def test_a_gauge_says_what_is_known_now_and_nothing_else(among: Metrics) -> None
 
     holds.forget()
 
+    assert not list(scraped(among).of("shop_holds"))
+
+
+async def test_what_cannot_be_asked_for_is_not_known(among: Metrics) -> None:
+    holds = Gauge("shop.holds", "{hold}", "Holds.", among=among)
+
+    async def look() -> None:
+        if list(holds.numbers()):
+            raise DatabaseUnavailable
+        holds.set(5)
+
+    worker = Look(look, holds)
+    await worker.claim(64)
+    assert scraped(among).value("shop_holds") == 5
+
+    with pytest.raises(DatabaseUnavailable):
+        await worker.claim(64)
     assert not list(scraped(among).of("shop_holds"))
 
 

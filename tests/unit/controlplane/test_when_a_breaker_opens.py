@@ -2,7 +2,10 @@
 
 import pytest
 
-from services.controlplane.breakers import Breaker, Line, lines, reading, with_instances
+from services.chassis import reporting
+from services.chassis.settings import Settings
+from services.controlplane.breakers import Breaker, Line, count, lines, reading, with_instances
+from tests.support.scraped import Scraped
 
 SHUT = Breaker()
 BUSY = Breaker(frozenset({"too many requests"}))
@@ -40,6 +43,28 @@ FIRST = {"of": "order", "name": "order at 127.0.0.1:1", "address": "127.0.0.1:1"
 )
 def test_only_what_changes_is_told(before: Breaker, now: Breaker, told: list[Line]) -> None:
     assert list(lines({"order": before}, {"order": now}, "{} at {}".format)) == told
+
+
+def test_what_changes_is_counted_and_what_is_is_shown() -> None:
+    def numbers() -> tuple[dict[tuple[str, str], float], float, float]:
+        seen = Scraped(reporting.page(Settings.read("controlplane", {})))
+        at = {
+            (each.labels["service"], each.labels["state"]): each.value for each in seen.of("shopmesh_envoy_instances")
+        }
+        open_now = seen.value("shopmesh_envoy_breaker_open", service="order")
+        return at, open_now, seen.sum("shopmesh_envoy_ejections_total", service="order", state="ejected")
+
+    out = Breaker(frozenset({"too many requests"}), instances={"127.0.0.1:1": "", "127.0.0.1:2": "ejected"})
+    count({}, {"order": WELL})
+    at, open_now, ejections = numbers()
+    assert (at["order", "well"], at["order", "ejected"], open_now) == (1, 0, 0)
+
+    count({"order": WELL}, {"order": out})
+    count({"order": out}, {"order": out})
+
+    assert numbers() == (
+        {("order", "well"): 1, ("order", "ejected"): 1, ("order", "failing checks"): 0}, 1, ejections + 1,
+    )  # fmt: skip
 
 
 def test_the_clusters_of_a_service_are_one_breaker() -> None:

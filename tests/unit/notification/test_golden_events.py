@@ -23,9 +23,9 @@ RECORDS = {
 }
 KEPT, DROPPED = UUID("8a885d72-230c-5dcb-9058-f88a1980c9df"), UUID("37e29f2a-39a6-5171-8b3a-f3214880d6fc")
 SAYS = {
-    "shop.order.v1.OrderPlaced": (Kind.ORDER_PLACED, KEPT, 1, ""),
-    "shop.order.v1.OrderRejected": (Kind.ORDER_REJECTED, KEPT, 2, "OUT_OF_STOCK"),
-    "shop.order.v1.OrderCancelled": (Kind.ORDER_CANCELLED, DROPPED, 2, ""),
+    "shop.order.v1.OrderPlaced": (Kind.ORDER_PLACED, KEPT, 1, "", 12),
+    "shop.order.v1.OrderRejected": (Kind.ORDER_REJECTED, KEPT, 2, "OUT_OF_STOCK", 13),
+    "shop.order.v1.OrderCancelled": (Kind.ORDER_CANCELLED, DROPPED, 2, "", 13),
 }
 
 
@@ -38,7 +38,7 @@ async def test_a_record_is_read_as_on_its_day(record: dict[str, Any]) -> None:
 
     assert not kept.dead
     [row] = kept.rows.values()
-    kind, order_id, version, reason = SAYS[record["subject"]]
+    kind, order_id, version, reason, hour = SAYS[record["subject"]]
     assert row.news == News(
         event=row.news.event,
         kind=kind,
@@ -53,6 +53,7 @@ async def test_a_record_is_read_as_on_its_day(record: dict[str, Any]) -> None:
         ),
         total=Money.of("EUR", 51, 500_000_000),
         reason=reason,
+        since=datetime(2026, 3, 1, hour, tzinfo=UTC),
     )
     assert (row.news.event.type, row.news.event.id) == (headers["ce-type"], headers["ce-id"])
 

@@ -1,0 +1,40 @@
+"""Numbers that only a store can tell, asked for beside the calls and seldom: what waits, how long, how much.
+
+The statement must be cheap however much there is: of one index, with a limit. Every replica asks, and says the same.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import override
+
+from services.chassis.metrics import Gauge
+from services.chassis.worker import Failed, Job
+
+EVERY_S = 15.0
+
+
+class Look(Job[None, None]):
+    """A job for a Worker that has nothing to do afterwards."""
+
+    name = "numbers"
+
+    def __init__(self, look: Callable[[], Awaitable[None]], *gauges: Gauge) -> None:
+        """`look` sets the gauges. While it cannot, they say nothing: an old number would be a lie."""
+        self._look, self._gauges = look, gauges
+
+    @override
+    async def claim(self, most: int) -> Sequence[None]:
+        try:
+            await self._look()
+        except BaseException:
+            for gauge in self._gauges:
+                gauge.forget()
+            raise
+        return ()
+
+    @override
+    async def act(self, items: Sequence[None]) -> Sequence[Failed | None]:
+        return ()
+
+    @override
+    async def settle(self, outcomes: Sequence[tuple[None, Failed | None]]) -> None:
+        """There is nothing to settle."""
