@@ -13,6 +13,9 @@ type Line = dict[str, Any]
 class Plain:
     """Of a part whose lines are JSON in our names already, and of everything that is none of its own lines."""
 
+    is_ours = True
+    """Whether JSON in our names is kept as it is."""
+
     def __init__(self) -> None:
         self._traceback = False
         """Whether we are in one of Python's, whose last line alone is not indented."""
@@ -136,14 +139,18 @@ class Etcd(Plain):
 
 
 class Keycloak(Plain):
-    """JSON of Quarkus; until that is set up, text for a console, with Java's stack traces."""
+    """Text for a console, in UTC because its environment says so, with Java's stack traces.
+
+    Its JSON is read too, but not asked for: it costs more than a second of every start.
+    """
 
     _BEGINS = re.compile(
         r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (?P<level>[A-Z]+) +\[(?P<logger>[^]]+)\] "
         r"\((?P<thread>[^)]*)\) (?P<message>.*)"
     )
     _TRACE = re.compile(r"\s+at |\s+\.\.\. \d+ |\s*Suppressed: |Caused by: |[\w.$]+(?:Exception|Error)\b")
-    _IDLE = frozenset({"sequence", "loggerClassName", "hostName", "processName", "processId", "threadId", "mdc", "ndc"})
+    _IDLE = frozenset({"sequence", "loggerClassName", "hostName", "processName", "processId", "threadId", "mdc", "ndc",
+                       "service.name"})  # fmt: skip
 
     def begun(self, text: str) -> Line:
         if (found := self._BEGINS.fullmatch(text)) is None:
@@ -161,11 +168,27 @@ class Keycloak(Plain):
         for theirs, ours in (("loggerName", "logger"), ("threadName", "thread"), ("stackTrace", "exception")):
             if theirs in line:
                 line[ours] = line.pop(theirs)
+        if isinstance(thrown := line.get("exception"), dict):
+            line["exception"] = _stack_trace(thrown)
         return line
+
+
+def _stack_trace(thrown: Line) -> str:
+    """As Java prints it, of what Quarkus writes: exceptionType, message, frames of class, method and line, causedBy."""
+    text = ": ".join(str(thrown[name]) for name in ("exceptionType", "message") if thrown.get(name))
+    frames = thrown.get("frames")
+    for frame in frames if isinstance(frames, list) else ():
+        if isinstance(frame, dict):
+            text += f"\n\tat {frame.get('class')}.{frame.get('method')}({frame.get('line', '')})"
+    cause = thrown.get("causedBy")
+    inner = cause.get("exception") if isinstance(cause, dict) else None
+    return f"{text}\nCaused by: {_stack_trace(inner)}" if isinstance(inner, dict) else text
 
 
 class Envoy(Plain):
     """Its own lines as services/cli/stack.py asks for them, calls as the control plane does (resources/replies.py)."""
+
+    is_ours = False
 
     def of_object(self, said: Line) -> Line:
         line = {name: value for name, value in said.items() if value not in (None, "", "-")}

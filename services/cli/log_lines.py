@@ -103,7 +103,8 @@ class Lines:
     def _is_formed(self, said: Line) -> bool:
         """Whether a line is as it shall be: then it is kept as it is, byte for byte."""
         return (
-            said.get("level") in LEVELS
+            self._dialect.is_ours
+            and said.get("level") in LEVELS
             and said.get("service") == self._service
             and said.get("instance") == self._part
             and isinstance(said.get("message"), str)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STORE_S = 3.0
 """So long may the store take to answer."""
+MOST_AT_ONCE = 5000
+"""Lines in one answer of the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +68,28 @@ class Store:
         self._web = httpx.Client(base_url=f"http://{address}", timeout=STORE_S, trust_env=False)
         self._last = 0
 
+    def close(self) -> None:
+        self._web.close()
+
     def newest(self, wanted: Wanted) -> list[Said]:
-        return self._asked(wanted, {})
+        pages: list[list[dict[str, Any]]] = []
+        left = wanted.limit
+        while left > 0:
+            page = self._asked(wanted, limit=left, **({"before": pages[-1][0]["id"]} if pages else {}))
+            if not page:
+                break
+            pages.append(page)
+            left -= len(page)
+        return [_of_store(line) for page in reversed(pages) for line in page]
 
     def later(self, wanted: Wanted) -> list[Said]:
-        return self._asked(wanted, {"after": str(self._last)})
+        found: list[Said] = []
+        while page := self._asked(wanted, limit=MOST_AT_ONCE, after=self._last):
+            found += map(_of_store, page)
+        return found
 
-    def _asked(self, wanted: Wanted, more: dict[str, str]) -> list[Said]:
+    def _asked(self, wanted: Wanted, *, limit: int, **more: int) -> list[dict[str, Any]]:
+        """At most as many as one answer may have. Raises Away, CannotStart."""
         asked = {
             "service": wanted.service,
             "level": wanted.level,
@@ -81,20 +98,22 @@ class Store:
             "order": wanted.order,
             "since": shown(wanted.since_ns) if wanted.since_ns else "",
             "until": shown(wanted.until_ns) if wanted.until_ns is not None else "",
-            "limit": str(wanted.limit),
+            "limit": str(min(limit, MOST_AT_ONCE)),
+            **{name: str(number) for name, number in more.items()},
         }
         try:
-            answer = self._web.get("/api/logs", params={name: text for name, text in (asked | more).items() if text})
+            answer = self._web.get("/api/logs", params={name: text for name, text in asked.items() if text})
         except self._refusals as error:
             raise Away(f"the store of log lines does not answer ({type(error).__name__})") from None
         if answer.status_code == 400:
-            raise CannotStart(answer.json()["error"])
+            raise CannotStart(_why(answer))
         if answer.status_code != 200:
             raise Away(_why(answer))
         told = answer.json()
-        lines = told["lines"]
-        self._last = max([self._last, told.get("last", 0), *(line["id"] for line in lines)])
-        return [_of_store(line) for line in lines]
+        lines: list[dict[str, Any]] = told["lines"]
+        if "before" not in more:  # what has come between two pages was not asked for
+            self._last = max([self._last, told["last"] if not more else 0, *(line["id"] for line in lines)])
+        return lines
 
 
 class Files:
@@ -173,15 +192,17 @@ def _matches(wanted: Wanted, line: Said, traces: set[str]) -> bool:
 
 
 def _has_words(text: str, line: Said) -> bool:
+    """As the store has it: letters and digits, without case and accents; the last word of each group may go on."""
+    begins = [words for group in text.split() if (words := _words(group))]
     has = _words(" ".join((line.message, *_texts(line.fields))))
-    return all(any(word.startswith(begin) for word in has) for begin in _words(text))
+    return bool(begins) and all(words in has for words in begins)
 
 
-def _words(text: str) -> set[str]:
-    """As the store has them: letters and digits, without case and accents."""
+def _words(text: str) -> str:
+    """Its words, each with a space before it; empty when there is none."""
     if not text.isascii():
         text = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
-    return set(_WORD.findall(text.lower()))
+    return "".join(f" {word}" for word in _WORD.findall(text.lower()))
 
 
 def _texts(value: object) -> Iterator[str]:

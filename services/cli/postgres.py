@@ -34,8 +34,9 @@ SETTINGS = {
     "shared_buffers": "64MB",  # of a machine with other things to do; the system's page cache has the rest
     "idle_in_transaction_session_timeout": "5s",
     "dynamic_shared_memory_type": "mmap",  # /dev/shm may be small or read-only
-    "log_line_prefix": "[%p] %d ",
     "log_error_verbosity": "terse",  # else it quotes the row that a constraint refuses, with all that is in it
+    "log_line_prefix": "%m [%p] %e %q%d ",  # as services/cli/log_dialects.py reads it
+    "log_timezone": "UTC",
 }
 
 _ROLES, _NAMES = [*SERVICES, "audit"], list(SERVICES)

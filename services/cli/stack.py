@@ -21,6 +21,9 @@ from services.cli.settings import HOST, SERVICES
 from services.cli.state import StateFolder
 from services.files import resource
 
+CLOCK = {"TZ": "UTC"}
+"""For programs that log local times without saying so."""
+
 PASSED_ON = (
     "SHOPMESH_SMTP_URL", "SHOPMESH_OTLP_ENDPOINT", "SHOPMESH_VERSION",
     "SHOPMESH_TELEMETRY_MAX_BYTES", "SHOPMESH_TELEMETRY_MAX_AGE_S",
@@ -33,6 +36,7 @@ FOREIGN = ("SHOPMESH_", "PG", "ETCD_", "KC_", "JAVA_", "JDK_JAVA_", "OTEL_", "GR
 NATS_CONFIG = Template("""\
 listen: "$host:$port"
 server_name: shopmesh
+logtime_utc: true
 jetstream { store_dir: "$folder", sync_interval: always, max_memory_store: 64MB, max_file_store: 4GB }
 """)
 
@@ -99,7 +103,7 @@ class Stack:
                 "--heartbeat-interval=20", "--election-timeout=200",
                 "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h",
             ),
-            environment=_environment(),
+            environment=_environment(CLOCK),
             ports=("etcd", "etcd-peer"),
             ready=answers(self.ports["etcd"], "/health", f"{HOST}:{self.ports['etcd']}"),
         )  # fmt: skip
@@ -137,7 +141,7 @@ class Stack:
         return Process(
             "keycloak",
             keycloak.run_command(cache, home, port, management),
-            environment=_environment(),
+            environment=_environment(CLOCK),
             before=(
                 sys.executable, "-m", "services.cli.keycloak", "--realm", str(cache.realm), "--home", str(home),
                 "--port", str(port), "--management-port", str(management),
@@ -209,7 +213,7 @@ class Stack:
                 "--log-level", "warning", "--log-format", form, "--file-flush-interval-msec", "300",
                 "--drain-time-s", "2",
             ),
-            environment=_environment(),
+            environment=_environment(CLOCK),
             ports=("edge", "mesh", "envoy-admin"),
             ready=listens(admin, f"{HOST}:{self.ports['edge']}"),
             needs=("controlplane",),

@@ -20,12 +20,14 @@ from services.chassis.settings import CannotStart, Settings, host_and_port, join
 from services.chassis.vitals import watch_the_loop
 from services.pages.guard import LOOPBACK
 from services.story.databases import urls
+from services.telemetry.forward import Forward
 from services.telemetry.intake import Intake
 from services.telemetry.metrics import Numbers
 from services.telemetry.receiver import grpc_server, log_records, metrics, traces
 from services.telemetry.receiver_http import http_application
 from services.telemetry.segments import Bounds, Segments
 from services.telemetry.store import Store
+from services.telemetry.tail import Tail
 from services.telemetry.web import Place, application
 
 STOP_S = 1.0
@@ -47,6 +49,8 @@ class Places:
     """The jar of Zipkin Lens."""
     postgres: str
     """`host:port` of the databases that know orders; empty: nobody said so."""
+    logs: Path | None
+    """The folder of the launcher's log files."""
 
     @classmethod
     def read(cls) -> "Places":
@@ -62,6 +66,7 @@ class Places:
             ),
             lens=Path(lens) if (lens := os.environ.get("SHOPMESH_LENS")) else None,
             postgres=os.environ.get("SHOPMESH_POSTGRES") or "",
+            logs=Path(folder) if (folder := os.environ.get("SHOPMESH_LOGS")) else None,
         )
 
 
@@ -100,9 +105,12 @@ async def serve(places: Places) -> None:
         databases=urls(places.postgres) if places.postgres else {},
         collector=settings.otlp_endpoint,
     )
+    forward = Forward(settings.otlp_endpoint, intake) if settings.otlp_endpoint else None
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asyncio.to_thread(intake.run))
-        counting = tasks.create_task(reporting.report(settings) if settings.otlp_endpoint else watch_the_loop())
+        beside = [tasks.create_task(reporting.report(settings) if settings.otlp_endpoint else watch_the_loop())]
+        if places.logs:
+            beside.append(tasks.create_task(Tail(places.logs, store.marks(), forward or intake).run()))
         try:
             async with (
                 _grpc(grpc_server(signals, places.otlp, intake.refuse)),
@@ -112,8 +120,11 @@ async def serve(places: Places) -> None:
                 log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
                 await stop.wait()
         finally:
-            counting.cancel()
             intake.close()
+            if forward:
+                forward.close()
+            for task in beside:
+                task.cancel()
     segments.close()
 
 

@@ -66,6 +66,149 @@ def test_etcd() -> None:
     assert (inner["time"], inner["level"], inner["message"][:6]) == ("2026-11-29T07:31:28.000Z", "warning", "[core]")
 
 
+POSTGRES = b"""\
+2026-11-29 07:50:17.101 UTC [31798] 00000 LOG:  database system is ready to accept connections
+2026-11-29 07:51:52.656 UTC [1807] 42601 order ERROR:  syntax error at or near "selec" at character 1
+2026-11-29 07:51:52.656 UTC [1807] 42601 order STATEMENT:  selec 1
+2026-11-29 07:51:52.677 UTC [1807] 01000 order WARNING:  two
+\tlines
+2026-11-29 07:51:52.677 UTC [1807] 01000 order DETAIL:  a detail
+2026-11-29 07:51:52.677 UTC [1807] 01000 order HINT:  a hint
+2026-11-29 07:51:52.677 UTC [1807] 01000 order CONTEXT:  PL/pgSQL function inline_code_block line 1 at RAISE
+2026-11-29 07:51:52.678 UTC [1807] 42P01 order ERROR:  relation "nowhere" does not exist at character 23
+2026-11-29 07:51:52.678 UTC [1807] 42P01 order STATEMENT:  select
+\t  nothing
+\tfrom nowhere
+2026-11-29 07:51:52.680 UTC [1807] 57014 order ERROR:  canceling statement due to statement timeout
+2026-11-29 07:51:52.699 UTC [1809] 3D000 nodb FATAL:  database "nodb" does not exist
+"""
+
+
+def test_postgres() -> None:
+    ready, wrong, warned, missing, cancelled, failed = formed("postgres", POSTGRES)
+
+    assert ready == {
+        "time": "2026-11-29T07:50:17.101Z",
+        "level": "info",
+        "service": "postgres",
+        "instance": "postgres",
+        "message": "database system is ready to accept connections",
+        "pid": 31798,
+    }
+    assert (wrong["level"], wrong["sqlstate"], wrong["database"], wrong["statement"]) == (
+        "error", "42601", "order", "selec 1",
+    )  # fmt: skip
+    assert (warned["level"], warned["message"]) == ("warning", "two\nlines")
+    assert (warned["detail"], warned["hint"], warned["context"][:8]) == ("a detail", "a hint", "PL/pgSQL")
+    assert missing["statement"] == "select\n  nothing\nfrom nowhere"
+    assert (cancelled["level"], failed["level"]) == ("warning", "error"), "who cancels a statement knows why"
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["23514 order ERROR:  new row for relation", "23505 order ERROR:  duplicate key", "22P02 order ERROR:  invalid"],
+)
+def test_values_of_rows_stay_in_the_database(head: str) -> None:
+    start = "2026-11-29 07:51:52.674 UTC [1807] "
+    (line,) = formed(
+        "postgres",
+        f"{start}{head}\n{start}{head[:11]} DETAIL:  Failing row contains (-1, ann@example.com,\n\tsecret).\n"
+        f"{start}{head[:11]} CONTEXT:  JSON data, line 1: secret\n{start}{head[:11]} STATEMENT:  insert into t\n",
+    )
+
+    assert "secret" not in json.dumps(line)
+    assert "ann@example.com" not in json.dumps(line)
+    assert line["statement"] == "insert into t"
+
+
+def test_two_sessions_that_write_at_once_are_told_apart() -> None:
+    start = "2026-11-29 07:51:52.674 UTC "
+    one, other, detail = formed(
+        "postgres",
+        f"{start}[1] 42601 order ERROR:  one\n"
+        f"{start}[2] 42601 order ERROR:  other\n"
+        f"{start}[1] 42601 order DETAIL:  of one\n",
+    )
+
+    assert (one["message"], other["message"]) == ("one", "other")
+    assert (detail["pid"], detail["detail"]) == (1, "of one")
+
+
+def test_keycloak() -> None:
+    refused, stopped, threw, early = formed(
+        "keycloak",
+        '{"timestamp":"2026-11-29T07:51:56.505221273Z","sequence":2990,"loggerClassName":"org.jboss.logging.Logger",'
+        '"loggerName":"org.keycloak.events","level":"WARN","message":"type=\\"LOGIN_ERROR\\", realmName=\\"shop\\"",'
+        '"threadName":"executor-thread-1","threadId":21,"mdc":{},"ndc":"","hostName":"vm","processName":"java",'
+        '"processId":31671,"service.name":"keycloak"}\n'
+        '{"timestamp":"2026-11-29T08:52:01.118+01:00","level":"INFO","message":"Keycloak stopped in 1.430s"}\n'
+        '{"timestamp":"2026-11-29T07:52:01.118Z","level":"ERROR","message":"Failed","exception":{"refId":1,'
+        '"exceptionType":"java.lang.IllegalStateException","message":"no","frames":[{"class":"a.B","method":"c","line":7}],'
+        '"causedBy":{"exception":{"refId":2,"exceptionType":"java.io.IOException","frames":[]}}}}\n'
+        "2026-11-29 07:52:02,001 ERROR [org.keycloak.quarkus] (main) ERROR: Failed to start\n"
+        "java.lang.RuntimeException: no\n\tat a.B.c(B.java:7)\nCaused by: java.io.IOException\n\t... 3 more\n",
+    )
+
+    assert refused == {
+        "time": "2026-11-29T07:51:56.505Z",
+        "level": "warning",
+        "service": "keycloak",
+        "instance": "keycloak",
+        "message": 'type="LOGIN_ERROR", realmName="shop"',
+        "logger": "org.keycloak.events",
+        "thread": "executor-thread-1",
+    }
+    assert stopped["time"] == "2026-11-29T07:52:01.118Z"
+    assert threw["exception"] == ("java.lang.IllegalStateException: no\n\tat a.B.c(7)\nCaused by: java.io.IOException")
+    assert (early["time"], early["level"], early["message"]) == (
+        "2026-11-29T07:52:02.001Z", "error", "ERROR: Failed to start",
+    )  # fmt: skip
+    assert early["exception"].count("\n") == 3
+
+
+def a_call(**facts: object) -> str:
+    said = {
+        "attempts": 1, "authority": "127.0.0.1:21400", "code": 200, "detail": "via_upstream", "duration_ms": 4,
+        "flags": "-", "instance": "envoy", "level": "info", "listener": "edge", "message": "call", "method": "POST",
+        "path": "/shop.order.v1.OrderService/PlaceOrder", "service": "envoy", "time": "2026-11-29T07:51:52.727Z",
+        "trace_id": TRACE, "upstream": None, "user_agent": "curl/7.88.1",
+    }  # fmt: skip
+    return json.dumps(said | facts) + "\n"
+
+
+def test_envoy() -> None:
+    warned, called = formed(
+        "envoy",
+        '{"time":"2026-11-29T07:51:59.692Z","level":"critical","service":"envoy","message":"caught ENVOY_SIGSEGV"}\n',
+        a_call(),
+    )
+
+    assert (warned["level"], warned["instance"]) == ("error", "envoy")
+    assert (called["time"], called["trace_id"], called["duration_ms"]) == ("2026-11-29T07:51:52.727Z", TRACE, 4)
+    assert {"upstream", "flags"}.isdisjoint(called)
+
+
+@pytest.mark.parametrize(
+    ("facts", "level"),
+    [
+        ({"grpc_status": "OK"}, "info"),
+        ({"grpc_status": "NotFound"}, "info"),
+        ({"grpc_status": "FailedPrecondition"}, "info"),
+        ({"grpc_status": "Unimplemented"}, "info"),
+        ({"grpc_status": "Unavailable"}, "warning"),
+        ({"grpc_status": "DeadlineExceeded"}, "warning"),
+        ({"grpc_status": "Internal"}, "warning"),
+        ({"code": 404}, "info"),
+        ({"code": 503}, "warning"),
+        ({"code": "503"}, "info"),
+    ],
+)
+def test_a_call_in_which_the_shop_failed_is_a_warning(facts: dict[str, object], level: str) -> None:
+    (line,) = formed("envoy", a_call(**facts))
+
+    assert line["level"] == level
+
+
 def test_a_line_of_ours_is_kept_byte_for_byte() -> None:
     line = orjson.dumps(
         {

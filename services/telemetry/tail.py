@@ -1,0 +1,74 @@
+"""Takes up what all parts of a stack log, from the files that the launcher keeps: docs/adr/0013.
+
+The files are the buffer. How far they were read is kept with the lines, so that a restart goes on there; while whoever
+takes the lines has no room, they wait where they are.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from services.log_files import SUFFIX, Place, batches, said
+from services.telemetry.model import Line
+
+LOOK_EVERY_S = 0.3
+
+
+class Taker(Protocol):
+    """Who takes lines; called in threads, one call at a time."""
+
+    @property
+    def has_room(self) -> bool: ...
+
+    def put_lines(self, lines: Sequence[Line], mark: tuple[str, int, int]) -> bool:
+        """`mark` (a part, its file, the byte after the lines) is kept with them. False: they were not taken."""
+
+
+class Tail:
+    """Follows every file of a folder, also those that come later."""
+
+    def __init__(self, folder: Path, marks: Mapping[str, tuple[int, int]], taker: Taker) -> None:
+        self._folder, self._taker = folder, taker
+        self._places = {part: Place(*mark) for part, mark in marks.items()}
+        self._seen: dict[str, tuple[int, int]] = {}
+        """Inode and size of files with nothing new."""
+
+    async def run(self) -> None:
+        """For ever. While nothing is logged it only looks at the sizes of files."""
+        while True:
+            if self._taker.has_room and any(self._seen.get(part) != now for part, now in self._now().items()):
+                await asyncio.to_thread(self.look)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Hands on what is new, as far as there is room for it."""
+        for part, now in self._now().items():
+            if self._seen.get(part) != now and self._hand_on(part):
+                self._seen[part] = now
+
+    def _hand_on(self, part: str) -> bool:
+        """Whether all of it was taken."""
+        for batch in batches(self._folder, part, self._places.get(part)):
+            if not self._taker.has_room:
+                return False
+            arrival_ns = time.time_ns()
+            lines = [Line(0, *said(raw, part, arrival_ns)) for raw in batch.lines if raw]
+            mark = (part, batch.place.file, batch.place.offset)
+            if not self._taker.put_lines(lines, mark):
+                return False
+            self._places[part] = batch.place
+        return True
+
+    def _now(self) -> dict[str, tuple[int, int]]:
+        found = dict[str, tuple[int, int]]()
+        with suppress(OSError), os.scandir(self._folder) as files:
+            for file in files:
+                if file.name.endswith(SUFFIX):
+                    with suppress(OSError):
+                        about = file.stat()
+                        found[file.name.removesuffix(SUFFIX)] = about.st_ino, about.st_size
+        return found
