@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Part",
+    "Span",
     "SpanKind",
     "Tracing",
     "at",
@@ -158,8 +159,16 @@ def span(
 
     Not recorded when its trace is not: then it only carries the ids.
     """
-    with together(kind, [Part(name, parent, attributes or {})]) as (one,):
+    one = _begun(name, kind, parent, attributes or {})
+    token = otel.attach(_at(one))
+    try:
         yield one
+    except Exception as error:
+        failed(one, type(error).__qualname__)
+        raise
+    finally:
+        otel.detach(token)
+        one.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +187,7 @@ def together(kind: SpanKind, parts: Sequence[Part]) -> Iterator[Sequence[Span]]:
 
     What is done inside is beneath the first that is recorded, and the others link to that one.
     """
-    spans = [_begun(part, kind) for part in parts]
+    spans = [_begun(part.name, kind, part.traceparent, part.attributes) for part in parts]
     shown = next((each for each in spans if each.is_recording()), spans[0])
     for each in spans:
         if each is not shown:  # for one that is not recorded it does nothing
@@ -208,12 +217,12 @@ def at(traceparent: str | None) -> Iterator[None]:
             otel.detach(token)
 
 
-def _begun(part: Part, kind: SpanKind) -> Span:
-    above = _parsed(part.traceparent) or trace.get_current_span().get_span_context()
+def _begun(name: str, kind: SpanKind, parent: str | None, attributes: Mapping[str, AttributeValue]) -> Span:
+    above = _parsed(parent) or trace.get_current_span().get_span_context()
     recorded = above.trace_flags.sampled if above.is_valid else tracing.begins()
     if tracing.recorder is None or not recorded:
         return NonRecordingSpan(above if above.is_valid else _new_ids())
-    return tracing.recorder.begin(part.name, above if above.is_valid else None, kind, part.attributes)
+    return tracing.recorder.begin(name, above if above.is_valid else None, kind, attributes)
 
 
 def _parsed(traceparent: Any) -> SpanContext | None:  # noqa: ANN401  metadata may be bytes

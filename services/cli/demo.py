@@ -1,9 +1,12 @@
 """One order of ann's, placed and then cancelled, told step by step: what happened where, and when."""
 
 import asyncio
+import logging
+import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -14,6 +17,8 @@ from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
+from services.chassis.settings import Settings
+from services.chassis.tracing import Span, SpanKind, rpc_attributes, span, traceparent_of, tracing
 from services.cli.identity import access_token
 from services.cli.process import CannotStart
 from services.cli.settings import HOST
@@ -47,12 +52,35 @@ class Story:
 async def run(ports: dict[str, int], issuer: str, tell: Callable[[str], None]) -> None:
     """Tells the whole story, or as far as it goes. Raises CannotStart when a step fails."""
     story = Story()
+    with _traced(ports):
+        try:
+            order_id = await _live(ports, issuer, story)
+        finally:
+            for line in story.lines():
+                tell(line)
+    asks = f"shopmesh order {order_id}", f"shopmesh trace --order {order_id}", f"shopmesh logs --order {order_id}"
+    page = f"http://{HOST}:{ports['telemetry']}/orders/{order_id}"
+    tell("\n  more:  " + "\n         ".join((page, *asks)))
+
+
+@contextmanager
+def _traced(ports: dict[str, int]) -> Iterator[None]:
+    """The traces of the two calls begin with their caller, and are recorded whatever share of others is."""
+    endpoint = os.environ.get("SHOPMESH_OTLP_ENDPOINT") or f"http://{HOST}:{ports['otlp']}"
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it is no matter of the story when nobody listens
+    tracing.export(Settings.read("demo", {"SHOPMESH_INSTANCE": "demo", "SHOPMESH_OTLP_ENDPOINT": endpoint}), "shop")
     try:
-        order_id = await _live(ports, issuer, story)
+        yield
     finally:
-        for line in story.lines():
-            tell(line)
-    tell(f"\n  more:  shopmesh order {order_id}\n         shopmesh logs --order {order_id}")
+        tracing.close()
+
+
+@contextmanager
+def _calling(method: str, token: str) -> Iterator[tuple[Span, tuple[tuple[str, str], ...]]]:
+    """The span of a call to `/package.Service/Method`, and the metadata that the call has to have."""
+    with span(method[1:], SpanKind.CLIENT, attributes=rpc_attributes(method)) as asked:
+        yield asked, (("authorization", f"Bearer {token}"), ("traceparent", traceparent_of(asked) or ""))
+        asked.set_attribute("rpc.response.status_code", "OK")
 
 
 async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
@@ -121,11 +149,10 @@ async def _place(
     edge: grpc.aio.Channel, lines: list[order_pb2.Order.Line], token: str, story: Story
 ) -> order_pb2.Order:
     story.step("envoy", "takes PlaceOrder, checks token and role, routes it to order")
-    answer = await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(
-        order_pb2.PlaceOrderRequest(order=order_pb2.Order(lines=lines), request_id=str(uuid.uuid4())),
-        metadata=(("authorization", f"Bearer {token}"),),
-        timeout=CALL_S,
-    )
+    request = order_pb2.PlaceOrderRequest(order=order_pb2.Order(lines=lines), request_id=str(uuid.uuid4()))
+    with _calling("/shop.order.v1.OrderService/PlaceOrder", token) as (asked, metadata):
+        answer = await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(request, metadata=metadata, timeout=CALL_S)
+        asked.set_attribute(tracing.order, answer.order.name)
     state = order_pb2.Order.State.Name(answer.order.state)
     story.step("order", f"answered {state}: {answer.order.name}")
     return answer.order
@@ -133,11 +160,10 @@ async def _place(
 
 async def _cancel(edge: grpc.aio.Channel, order: order_pb2.Order, token: str, story: Story) -> None:
     story.step("envoy", "takes CancelOrder: ann has thought better of it")
-    answer = await order_pb2_grpc.OrderServiceStub(edge).CancelOrder(
-        order_pb2.CancelOrderRequest(name=order.name, etag=order.etag),
-        metadata=(("authorization", f"Bearer {token}"),),
-        timeout=CALL_S,
-    )
+    request = order_pb2.CancelOrderRequest(name=order.name, etag=order.etag)
+    with _calling("/shop.order.v1.OrderService/CancelOrder", token) as (asked, metadata):
+        answer = await order_pb2_grpc.OrderServiceStub(edge).CancelOrder(request, metadata=metadata, timeout=CALL_S)
+        asked.set_attribute(tracing.order, order.name)
     story.step("order", f"answered {order_pb2.Order.State.Name(answer.order.state)}")
 
 

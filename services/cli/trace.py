@@ -54,8 +54,9 @@ def asked(pages: str, trace_id: str | None, order: UUID | None) -> list[dict[str
         for trace in traces:
             query = {"trace": trace["trace_id"], "limit": str(MOST_LINES)}
             trace["lines"] = (_answer(http, "/api/logs", query) or {"lines": []})["lines"]
-    if not traces:
-        raise CannotStart(_nothing(trace_id, order))
+        if not traces:
+            _answer(http, "/api/logs", {"limit": "1"})  # it says so when everything goes elsewhere
+            raise CannotStart(_nothing(trace_id, order))
     return sorted(traces, key=lambda trace: min(span["start_ns"] for span in trace["spans"]))
 
 
@@ -87,7 +88,7 @@ def _answer(http: httpx.Client, path: str, query: Mapping[str, str]) -> Any:  # 
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
     if answer.is_error:
-        raise CannotStart(f"the telemetry answers {answer.status_code}: {answer.text.strip()[:500]}")
+        raise CannotStart(f"the telemetry at {http.base_url} answers: {answer.json()['error']}")
     return answer.json()
 
 

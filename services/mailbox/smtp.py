@@ -24,7 +24,7 @@ class Reception:
         assert isinstance(envelope.content, bytes)
         letter = read(envelope.content, envelope.mail_from or "", envelope.rcpt_tos, datetime.now(UTC))
         self._shelf.put(letter)
-        logs.get().info("mail kept", mail=letter.id, message_id=letter.message_id, to=envelope.rcpt_tos)
+        logs.get().info("mail kept", mail=letter.id, message_id=letter.message_id)
         return f"250 2.0.0 kept as {letter.id}"
 
 

@@ -11,7 +11,6 @@ import httpx
 from shop.notification.v1 import notification_pb2, notification_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 
-from tests.support.otlp import Receiver, Span
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, audit, order_of
 from tests.support.waiting import eventually
@@ -146,43 +145,3 @@ async def test_the_same_request_id_gives_the_first_order(
     assert again.order.name == first.order.name
     rows = await audit(shop, "order", "select order_id from audit_orders where request_id = $1", request.request_id)
     assert len(rows) == 1
-
-
-async def test_one_trace_leads_from_order_to_the_mail(
-    edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked, collector: Receiver
-) -> None:
-    product = await stocked(5)
-    trace_id = uuid.uuid4().hex
-    caller = uuid.uuid4().hex[:16]
-    parent = ("traceparent", f"00-{trace_id}-{caller}-01")
-
-    await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(
-        order_of(product), metadata=(*bearer("ann"), parent), timeout=60
-    )
-
-    def spans(service: str, word: str) -> list[Span]:
-        return [
-            span for span in collector.trace(trace_id) if span.service == service and word.lower() in span.name.lower()
-        ]
-
-    async def whole() -> bool:
-        wanted = {
-            ("order", "PlaceOrder"),
-            ("product", "BatchGetProducts"),
-            ("inventory", "ReserveStock"),
-            ("order", "shop.order.v1.OrderPlaced"),
-            ("notification", "shop.order.v1.OrderPlaced"),
-            ("notification", "smtp"),
-        }
-        missing = {pair for pair in wanted if not spans(*pair)}
-        assert not missing, f"{missing} of {[(s.service, s.name) for s in collector.trace(trace_id)]}"
-        return True
-
-    await eventually(whole, "spans of the whole way carry one trace id")
-
-    async def joined() -> bool:
-        arrived = collector.trace(trace_id)
-        known = {span.span_id for span in arrived}
-        return {span.parent_id for span in arrived if span.parent_id not in known} == {caller}
-
-    await eventually(joined, "every span has its parent in the trace, the first one the caller")

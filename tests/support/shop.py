@@ -68,6 +68,11 @@ class Shop:
         return f"http://127.0.0.1:{self.ports['mail']}"
 
     @property
+    def pages(self) -> str:
+        """Where its telemetry is looked at."""
+        return f"http://127.0.0.1:{self.ports['telemetry']}"
+
+    @property
     def issuer(self) -> str:
         return f"http://localhost:{self.ports['keycloak']}/realms/shop"
 

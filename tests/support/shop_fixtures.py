@@ -15,7 +15,6 @@ from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.order.v1 import order_pb2
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from tests.support.otlp import Receiver, receiving
 from tests.support.shop import Shop, running_shop
 
 type Bearer = Callable[[str], tuple[tuple[str, str], ...]]
@@ -26,18 +25,8 @@ type Stocked = Callable[[int], Awaitable[str]]
 
 
 @pytest.fixture(scope="session")
-def collector() -> Iterator[Receiver]:
-    """Where the shop sends its spans."""
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[Shop]:
-    environment = {"SHOPMESH_OTLP_ENDPOINT": collector.endpoint}
-    with running_shop(
-        tmp_path_factory.mktemp("shop"), "--instances", "inventory=2", environment=environment
-    ) as running:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with running_shop(tmp_path_factory.mktemp("shop"), "--instances", "inventory=2") as running:
         yield running
 
 

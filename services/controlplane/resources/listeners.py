@@ -33,6 +33,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
 from envoy_data_plane.envoy.type.v3 import Percent
 
 from services.chassis.sizes import MESSAGE_BYTES
@@ -42,7 +43,7 @@ from services.controlplane.resources.clusters import ADS, JWKS, OTLP
 from services.controlplane.resources.encoding import NEVER, address, extension, packed
 from services.controlplane.resources.faults import FAULT, fault_filter
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
-from services.controlplane.resources.replies import access_logs, door_noted, local_replies
+from services.controlplane.resources.replies import PATH, access_logs, door_noted, local_replies
 from services.controlplane.resources.routes import BUFFER, CORS, EDGE, MESH, REST_BODY_BYTES, TRANSCODER
 from services.controlplane.resources.surroundings import HostPort, Surroundings
 from services.controlplane.snapshot import Kind, Resource
@@ -124,11 +125,15 @@ def _unreadable_removed() -> TypedExtensionConfig:
 
 
 def _tracing() -> HttpConnectionManagerTracing:
-    """Makes or continues a W3C trace context. Routes say how many traces are kept; what has no route is not kept."""
+    """Makes or continues a W3C trace context. Routes say how many traces are kept; what has no route is not kept.
+
+    Of a URL spans keep the path alone: what stands behind it may be anything, also a token.
+    """
     exporter = GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=OTLP))
     return HttpConnectionManagerTracing(
         client_sampling=Percent(value=0),
         random_sampling=Percent(value=0),
+        custom_tags=[CustomTag(tag="http.url", value=PATH)],
         provider=TracingHttp(
             name="envoy.tracers.opentelemetry",
             typed_config=packed(OpenTelemetryConfig(service_name="envoy", grpc_service=exporter)),

@@ -42,6 +42,8 @@ _WORDS = {
     431: "The headers are larger than 32 KiB, or more than 200.",
 }
 _NO_RPC = "There is no such rpc, or it is not for callers outside."
+PATH = "%PATH(NQ:ORIG_OR_PATH)%"
+"""As the caller wrote it, without the query: there a token may stand, of somebody who does not know better."""
 DOOR = "x-shopmesh-content-type"
 """The content-type that the caller sent: by the time of a reply, the filters have made one of all doors."""
 
@@ -87,7 +89,7 @@ def access_logs(listener: str) -> list[AccessLog]:
         "listener": listener,
         "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
         "authority": "%REQ(:AUTHORITY)%",
-        "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+        "path": PATH,
         "code": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",
         "detail": "%RESPONSE_CODE_DETAILS%",
