@@ -34,7 +34,7 @@ _OPTIONS = (
 
 _OVERFLOW = "queue full"
 _dropped = Counter(
-    "shopmesh.spans.dropped", "{span}", "Spans that were recorded and not taken by the endpoint.", "reason"
+    "shopmesh.telemetry.dropped", "{item}", "What was recorded and not taken by the endpoint.", "signal", "reason"
 )
 
 log = logs.get()
@@ -122,7 +122,7 @@ class Sender:
     def _lose(self, reason: str, spans: int) -> None:
         if spans > 0:
             self._lost[reason] += spans
-            _dropped.add(reason, by=spans)
+            _dropped.add("traces", reason, by=spans)
 
     def _tell(self) -> None:
         overflowed, self._overflowed = self._overflowed, 0

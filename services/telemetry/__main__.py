@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -91,8 +92,8 @@ async def serve(places: Places) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         segments = Segments(places.folder, places.bounds)
-    except OSError as error:
-        raise CannotStart(f"{places.folder} cannot be written: {error.strerror}") from None
+    except (OSError, sqlite3.Error) as error:
+        raise CannotStart(f"{places.folder} cannot be used: {error}") from None
     intake = Intake(segments)
     store = Store(segments, intake)
     settings = Settings.read("telemetry")

@@ -6,7 +6,7 @@ What finds no room, or no disk, is dropped and counted: the store is worth less 
 import sqlite3
 import threading
 import time
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.chassis import logs
+from services.chassis.metrics import Counter
 from services.telemetry import otlp
 from services.telemetry.model import Line
 from services.telemetry.segments import Segments, is_broken
@@ -30,6 +31,9 @@ _LINE_BYTES = 200
 
 OVERLOADED = "overloaded"
 INVALID = "ids invalid"
+
+_gone = Counter("shopmesh.store.dropped", "{item}", "What came in and was not kept.", "signal", "reason")
+_not_taken = Counter("shopmesh.store.refused", "{request}", "Requests that were no OTLP, or too large.", "reason")
 
 log = logs.get()
 
@@ -52,9 +56,9 @@ class Intake:
         self._bytes = 0
         self._closed = False
         self._counted = threading.Lock()
-        self._dropped_spans = Counter[str]()
-        self._dropped_lines = Counter[str]()
-        self._refused = Counter[str]()
+        self._dropped_spans = Tally[str]()
+        self._dropped_lines = Tally[str]()
+        self._refused = Tally[str]()
         self._told = 0
         self._number = 0
         self._writer: Writer | None = None
@@ -68,12 +72,12 @@ class Intake:
             for scope in resource.scope_spans:
                 total += len(scope.spans)
                 invalid += sum(not otlp.is_sound(span) for span in scope.spans)
-        self._drop(self._dropped_spans, INVALID, invalid)
+        self._drop_spans(INVALID, invalid)
         if total == invalid:
             return invalid, INVALID if invalid else ""
         spans = total - invalid
         if not self._put(_Waiting(request, spans, 0, request.ByteSize() if size is None else size)):
-            self._drop(self._dropped_spans, OVERLOADED, spans)
+            self._drop_spans(OVERLOADED, spans)
             return total, OVERLOADED
         return invalid, INVALID if invalid else ""
 
@@ -83,7 +87,7 @@ class Intake:
         size = sum(len(line.message) + len(fields) + _LINE_BYTES for line, fields in encoded)
         if self._put(_Waiting(Lines(encoded, mark), 0, len(lines), size)):
             return True
-        self._drop(self._dropped_lines, OVERLOADED, len(lines))
+        self._drop_lines(OVERLOADED, len(lines))
         return False
 
     @property
@@ -97,7 +101,9 @@ class Intake:
 
     def refuse(self, reason: str) -> None:
         """Counts a request that was refused."""
-        self._drop(self._refused, reason, 1)
+        with self._counted:
+            self._refused[reason] += 1
+            _not_taken.add(reason)
 
     def dropped_spans(self) -> Mapping[str, int]:
         """By reason, since the start."""
@@ -124,12 +130,19 @@ class Intake:
             self._changed.notify()
         return True
 
-    def _drop(self, counter: Counter[str], reason: str, count: int) -> None:
+    def _drop_spans(self, reason: str, count: int) -> None:
         if count:
             with self._counted:
-                counter[reason] += count
+                self._dropped_spans[reason] += count
+                _gone.add("traces", reason, by=count)
 
-    def _copy(self, counter: Counter[str]) -> Mapping[str, int]:
+    def _drop_lines(self, reason: str, count: int) -> None:
+        if count:
+            with self._counted:
+                self._dropped_lines[reason] += count
+                _gone.add("logs", reason, by=count)
+
+    def _copy(self, counter: Tally[str]) -> Mapping[str, int]:
         with self._counted:
             return dict(counter)
 
@@ -176,8 +189,8 @@ class Intake:
                     self._segments.put_aside(number, error)
                     continue
                 reason = _reason(error)
-                self._drop(self._dropped_spans, reason, sum(waiting.spans for waiting in batch))
-                self._drop(self._dropped_lines, reason, sum(waiting.lines for waiting in batch))
+                self._drop_spans(reason, sum(waiting.spans for waiting in batch))
+                self._drop_lines(reason, sum(waiting.lines for waiting in batch))
             return
 
     def _ready_writer(self) -> Writer:
@@ -213,7 +226,7 @@ class Intake:
 
 
 def _reason(error: Exception) -> str:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return "disk full"
-    return f"not written: {error}"
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        return "disk full" if code == sqlite3.SQLITE_FULL else f"not written: {error}"
+    return f"not written: {error.strerror if isinstance(error, OSError) else error}"

@@ -5,6 +5,8 @@ grow at their ends, which costs a tenth of writing anywhere.
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VERSION = 1
@@ -54,24 +56,20 @@ class OtherSchema(Exception):
 def create(path: Path, begun_s: float) -> sqlite3.Connection:
     """A new segment, for its writer. Raises sqlite3.Error."""
     database = _opened(path)
-    try:
+    with closed_on_error(database):
         database.executescript(f"pragma journal_mode = wal; begin; {TABLES}")
         database.execute("insert into segment values (?)", (begun_s,))
         database.execute("commit")
-    except BaseException:
-        database.close()
-        raise
     return database
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
     """For the one writer. Raises sqlite3.Error, OtherSchema."""
     database = _opened(path)
-    try:
-        _check(database)
-    except BaseException:
-        database.close()
-        raise
+    with closed_on_error(database):
+        (version,) = database.execute("pragma user_version").fetchone()
+        if version != VERSION:
+            raise OtherSchema(f"schema {version} instead of {VERSION}")
     return database
 
 
@@ -82,17 +80,22 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     return database
 
 
+@contextmanager
+def closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
+    """A connection that nobody gets is closed."""
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2.0)
-    # Written to the disk at checkpoints: a process that is killed loses nothing that was committed, a machine may.
-    database.executescript("""
-        pragma synchronous = normal; pragma cache_size = -1024; pragma journal_size_limit = 4194304;
-        pragma temp_store = memory;
-    """)
+    with closed_on_error(database):
+        # Written to the disk at checkpoints: a process that is killed loses nothing that was committed, a machine may.
+        database.executescript("""
+            pragma synchronous = normal; pragma cache_size = -1024; pragma journal_size_limit = 4194304;
+            pragma temp_store = memory;
+        """)
     return database
-
-
-def _check(database: sqlite3.Connection) -> None:
-    (version,) = database.execute("pragma user_version").fetchone()
-    if version != VERSION:
-        raise OtherSchema(f"schema {version} instead of {VERSION}")

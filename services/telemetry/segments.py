@@ -115,21 +115,29 @@ class Segments:
     @contextmanager
     def reading(self, number: int) -> Iterator[sqlite3.Connection | None]:
         """A connection to ask; None when the segment has gone. One that proves broken meanwhile is put aside."""
+        database = None
         try:
             database = self._connection(number)
-            if database is None:
-                yield None
-                return
-            try:
-                yield database
-            except BaseException:
-                database.close()
-                raise
-            self._give_back(number, database)
         except (sqlite3.DatabaseError, schema.OtherSchema) as error:
-            if not is_broken(error):
-                raise
-            self.put_aside(number, error)
+            self._found(number, error)
+        if database is None:
+            yield None
+            return
+        try:
+            yield database
+        except sqlite3.DatabaseError as error:
+            database.close()
+            self._found(number, error)
+        except BaseException:
+            database.close()
+            raise
+        else:
+            self._give_back(number, database)
+
+    def _found(self, number: int, error: Exception) -> None:
+        if not is_broken(error):
+            raise error
+        self.put_aside(number, error)
 
     def put_aside(self, number: int, error: Exception) -> None:
         """A broken segment makes room for a new one. The last one stays for whoever wants to look at it."""

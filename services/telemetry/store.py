@@ -54,8 +54,9 @@ class Store:
         return [self.trace(trace_id.hex()) for trace_id in found]
 
     def services(self) -> list[str]:
-        """That have spans, by name."""
-        return sorted({service for (service,) in self._all("select distinct service from operations")})
+        """That have spans or log lines, by name."""
+        asked = "select service from operations union select service from voices"
+        return sorted({service for (service,) in self._all(asked)})
 
     def span_names(self, service: str) -> list[str]:
         """Of a service, by name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from services.telemetry import otlp
+from services.telemetry import otlp, schema
 from services.telemetry.model import LEVELS, Line
 
 ORDER = re.compile(rb"orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -43,10 +43,11 @@ class Writer:
     """Of one segment; ends it by `close`."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
-        """Raises sqlite3.Error."""
+        """Raises sqlite3.Error; then the connection is closed."""
         self._database = database
         self._ids: dict[str, dict[object, int]] = {}
-        (self._last_line,) = database.execute("select coalesce(max(id), 0) from lines").fetchone()
+        with schema.closed_on_error(database):
+            (self._last_line,) = database.execute("select coalesce(max(id), 0) from lines").fetchone()
         self._named: set[tuple[int, int]] = set()
         """Order and trace, that are written."""
 

@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HealthCheckGrpcHealthCheck,
     HealthStatus,
     Http2ProtocolOptions,
+    KeepaliveSettings,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
@@ -68,6 +69,9 @@ _AS_LONG_AS_ONE_IS_WELL = 1_000_000
 _NEARLY_ALL_CALLS = 45
 _IDLE_INTERVAL = timedelta(seconds=1)
 _JITTER_PERCENT = 10
+_EXPORTS = 8
+"""Of all threads at once: each sends what it has gathered in a second."""
+_ASKED_EVERY, _ANSWER_WITHIN = timedelta(seconds=5), timedelta(seconds=2)
 
 
 def service_clusters(service: str, policy: policy_pb2.Policy, *, streams: bool) -> list[Resource]:
@@ -188,7 +192,10 @@ def otlp_cluster(endpoint: str | None) -> Resource:
     Envoy's tracer makes and continues trace ids, and insists on an exporter; one that reaches nobody drops its spans.
     """
     cluster = _outside(OTLP, Server.of(endpoint) if endpoint else None)
-    cluster.typed_extension_protocol_options = _http2()
+    # One that is frozen must not collect what is sent to it: Envoy sets these requests no time limit.
+    limits = CircuitBreakersThresholds(max_requests=_EXPORTS, max_pending_requests=_EXPORTS)
+    cluster.circuit_breakers = CircuitBreakers(thresholds=[limits])
+    cluster.typed_extension_protocol_options = _http2(KeepaliveSettings(interval=_ASKED_EVERY, timeout=_ANSWER_WITHIN))
     return Resource(Kind.CLUSTER, OTLP, bytes(cluster))
 
 
@@ -277,12 +284,12 @@ def _health_check(check: policy_pb2.HealthCheck) -> HealthCheck:
     )
 
 
-def _http2() -> dict[str, Any]:
+def _http2(keepalive: KeepaliveSettings | None = None) -> dict[str, Any]:
     return {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(
             HttpProtocolOptions(
                 explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-                    http2_protocol_options=Http2ProtocolOptions()
+                    http2_protocol_options=Http2ProtocolOptions(connection_keepalive=keepalive)
                 )
             )
         )
