@@ -7,7 +7,7 @@ where it is by the file's inode, so a file that is renamed meanwhile is read to 
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -129,7 +129,9 @@ def shown(time_ns: int) -> str:
 def nanoseconds(time: object) -> int | None:
     """Since 1970, of a time as `instant` takes it."""
     found = instant(time)
-    return None if found is None else round(found.timestamp() * 1e6) * 1000
+    if found is None:
+        return None
+    return int(found.timestamp()) * 1_000_000_000 + found.microsecond * 1000
 
 
 def service_of(part: str) -> str:
@@ -139,12 +141,14 @@ def service_of(part: str) -> str:
 
 def instant(said: object) -> datetime | None:
     """The time that was meant: RFC 3339 and what is near it, or seconds or milliseconds since 1970. UTC if unsaid."""
-    with suppress(ValueError, OverflowError, OSError):
+    try:
         if isinstance(said, str):
             time = datetime.fromisoformat(said)
             return time if time.tzinfo else time.replace(tzinfo=UTC)
         if isinstance(said, int | float) and not isinstance(said, bool) and said > 1e8:
             return datetime.fromtimestamp(said / 1000 if said > 1e11 else said, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
     return None
 
 

@@ -92,6 +92,8 @@ def _show(folder: StateFolder, files: "Files", wanted: "Wanted", tell: "Tell", *
         found = source.newest(wanted)
     if not found and wanted.service and wanted.service not in files.names():
         raise CannotStart(f"nothing is logged for {wanted.service}: there is {', '.join(files.names())}")
+    if not found and not follow:
+        click.echo("no line matches", err=True)
     last_ns = tell(found)
     while follow:
         time.sleep(FOLLOW_EVERY_S)

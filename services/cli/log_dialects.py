@@ -13,9 +13,6 @@ type Line = dict[str, Any]
 class Plain:
     """Of a part whose lines are JSON in our names already, and of everything that is none of its own lines."""
 
-    is_ours = True
-    """Whether JSON in our names is kept as it is."""
-
     def __init__(self) -> None:
         self._traceback = False
         """Whether we are in one of Python's, whose last line alone is not indented."""
@@ -39,6 +36,11 @@ class Plain:
         if not indented and not again:
             line["message"] = text
         self._traceback = indented or again
+        return True
+
+    def is_ours(self, said: Line) -> bool:
+        """Whether a line of JSON that looks like ours is right, and is kept as it is."""
+        del said
         return True
 
     def of_object(self, said: Line) -> Line:
@@ -188,7 +190,8 @@ def _stack_trace(thrown: Line) -> str:
 class Envoy(Plain):
     """Its own lines as services/cli/stack.py asks for them, calls as the control plane does (resources/replies.py)."""
 
-    is_ours = False
+    def is_ours(self, said: Line) -> bool:
+        return said.get("message") != "call" or not _failed(said)
 
     def of_object(self, said: Line) -> Line:
         line = {name: value for name, value in said.items() if value not in (None, "", "-")}

@@ -10,6 +10,8 @@ from services.log_files import Said
 
 _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red"}
 _WIDTH = 14
+_FIRST = ("method", "path", "code", "grpc_status", "reason", "error")
+"""What happened to whom; the rest follows, and what it belongs to."""
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """What would move the cursor, colour the screen or turn the text around. A line feed is dealt with before."""
 
@@ -23,12 +25,13 @@ def rendered(line: Said) -> str:
         f"{datetime.fromtimestamp(line.time_ns // 1_000_000_000, UTC):%H:%M:%S}.{line.time_ns // 1_000_000 % 1000:03}"
     )
     first, *below = line.message.split("\n")
-    facts = {"order": line.order, "trace_id": line.trace_id, **line.fields}
+    first_facts = {name: line.fields[name] for name in _FIRST if name in line.fields}
+    facts = first_facts | dict(line.fields) | {"order": line.order, "trace_id": line.trace_id}
     inline = []
     for name, value in facts.items():
         if isinstance(value, str) and "\n" in value:
             below += [f"{name}:", *(f"  {text}" for text in value.split("\n"))]
-        elif value not in ("", None):
+        elif value not in ("", "-", None):
             inline.append(f"{click.style(f'{_safe(name)}=', dim=True)}{_safe(_word(value))}")
     level = click.style(f"{line.level:7}", fg=_COLOURS.get(line.level), bold=line.level == "error")
     head = f"{click.style(clock, dim=True)}  {_safe(line.instance):{_WIDTH}}  {level}  {_safe(first)}"

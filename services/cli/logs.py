@@ -22,8 +22,12 @@ class LogFile:
         self._path, self._old = folder / f"{name}{SUFFIX}", folder / f"{name}{OLD_SUFFIX}"
         self._file = self._opened()
         self._lines = Lines(name)
-        self.last = ""
+        self._last = b"{}"
+
+    @property
+    def last(self) -> str:
         """What the last line said, to quote when the part dies."""
+        return _words(self._last)
 
     def write(self, chunk: bytes) -> None:
         """What the part itself writes."""
@@ -44,7 +48,7 @@ class LogFile:
 
     def _keep(self, lines: list[bytes]) -> None:
         if lines:
-            self.last = _words(lines[-1])
+            self._last = lines[-1]
             self._append(lines)
 
     def _append(self, lines: list[bytes]) -> None:

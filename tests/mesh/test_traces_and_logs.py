@@ -114,6 +114,7 @@ async def test_envoy_exports_its_span_and_names_it_in_the_log(
         == line
     )
     assert isinstance(line["duration_ms"], int)
+    assert line["span_id"] == spans.trace(trace_id)[0].span_id
 
 
 async def test_a_rest_call_is_logged_as_it_was_made(mesh: Mesh) -> None:

@@ -97,6 +97,7 @@ def access_logs(listener: str) -> list[AccessLog]:
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
         "upstream": "%UPSTREAM_HOST%",
         "trace_id": "%TRACE_ID%",
+        "span_id": "%SPAN_ID%",
         "user_agent": "%REQ(USER-AGENT)%",
     }
     return [
@@ -106,7 +107,7 @@ def access_logs(listener: str) -> list[AccessLog]:
 
 
 def _stdout(line: dict[str, Json], only: AccessLogFilter) -> AccessLog:
-    log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=struct(line)))
+    log = StdoutAccessLog(log_format=SubstitutionFormatString(json_format=struct(line), omit_empty_values=True))
     return AccessLog(name="envoy.access_loggers.stdout", filter=only, typed_config=packed(log))
 
 

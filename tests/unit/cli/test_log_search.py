@@ -109,10 +109,13 @@ def line(**facts: object) -> Said:
 
 
 def test_a_line_reads_as_time_part_level_message_and_facts() -> None:
-    text = click.unstyle(rendered(line(message="call", fields={"ms": 1.5, "reason": "", "caller": "a b"})))
+    text = click.unstyle(
+        rendered(line(message="call", fields={"ms": 1.5, "reason": "", "caller": "a b", "code": "OK", "flags": "-"}))
+    )
 
     assert text == (
-        f'07:00:00.123  order-2         error    call  order={ORDERS[0]} trace_id={TRACES[0]} ms=1.5 caller="a b"'
+        "07:00:00.123  order-2         error    call  "
+        f'code=OK ms=1.5 caller="a b" order={ORDERS[0]} trace_id={TRACES[0]}'
     )
 
 
