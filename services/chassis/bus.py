@@ -126,9 +126,14 @@ class Bus:
         """Returns when the stream has stored it. Raises BusUnavailable; then it may be stored all the same."""
         await self._asked(lambda: self._stream.publish(subject, payload, timeout=timeout_s, headers=dict(headers)))
 
-    async def behind(self, stream: str, durable: str) -> Behind:
-        """How far a consumer is behind its stream. Raises BusUnavailable, also where there is none yet."""
-        info = await self._asked(lambda: self._stream.consumer_info(stream, durable))
+    async def behind(self, stream: str, durable: str) -> Behind | None:
+        """How far a consumer is behind its stream; None when there is none yet. Raises BusUnavailable."""
+        try:
+            info = await self._asked(lambda: self._stream.consumer_info(stream, durable))
+        except BusUnavailable as refused:
+            if isinstance(refused.__cause__, nats.js.errors.NotFoundError):
+                return None
+            raise
         return Behind(info.num_pending or 0, info.num_ack_pending or 0)
 
     async def ensure_stream(self, name: str, subjects: Sequence[str], max_bytes: int = STREAM_BYTES) -> datetime:

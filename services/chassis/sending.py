@@ -37,6 +37,8 @@ _dropped = Counter(
     "shopmesh.telemetry.dropped", "{item}", "What was recorded and not taken by the endpoint.", "signal", "reason"
 )
 
+_dropped.add(_OVERFLOW, by=0)
+
 log = logs.get()
 
 

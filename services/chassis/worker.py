@@ -17,8 +17,10 @@ GRACE_S = 2.0
 """How long a worker that is cancelled may take to settle what it has claimed."""
 
 log = logs.get()
-_items = Counter("shopmesh.worker.items", "{item}", "What workers have acted on.", "job", "error.type")
-_failures = Counter("shopmesh.worker.failures", "{round}", "Rounds that a worker gave up, its store being away.", "job")
+_items = Counter("shopmesh.worker.items", "{item}", "What workers have acted on.", "worker", "error.type")
+_failures = Counter(
+    "shopmesh.worker.failures", "{round}", "Rounds that a worker gave up, its store being away.", "worker"
+)
 
 
 @dataclass(frozen=True, slots=True)

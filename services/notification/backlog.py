@@ -48,7 +48,8 @@ def consumer_lag(bus: Bus, stream: str, durable: str) -> Look:
     """Asks NATS for it."""
 
     async def look() -> None:
-        behind = await bus.behind(stream, durable)
+        if (behind := await bus.behind(stream, durable)) is None:
+            return
         _pending.set(behind.undelivered)
         _unacknowledged.set(behind.unacknowledged)
 

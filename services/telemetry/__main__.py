@@ -21,6 +21,7 @@ from services.chassis.settings import CannotStart, Settings, host_and_port, join
 from services.chassis.vitals import watch_the_loop
 from services.pages.guard import LOOPBACK
 from services.story.databases import urls
+from services.telemetry.counted import count
 from services.telemetry.forward import Forward
 from services.telemetry.intake import Intake
 from services.telemetry.metrics import Numbers
@@ -97,6 +98,7 @@ async def serve(places: Places) -> None:
     intake = Intake(segments)
     store = Store(segments, intake)
     settings = Settings.read("telemetry")
+    count(intake, segments)
     numbers = Numbers(own=lambda: reporting.counted(settings))
     # Each signal comes in by both doors.
     signals = [traces(intake), log_records(intake), metrics(numbers)]

@@ -39,6 +39,8 @@ REFUSALS = {
 """Why a number is not kept, in a word for those who count and in a sentence for those who sent it."""
 
 _refused = Counter("shopmesh.store.series.refused", "{series}", "Numbers that the store did not take.", "reason")
+for _reason in REFUSALS:
+    _refused.add(_reason, by=0)
 _kept = Gauge("shopmesh.store.series", "{series}", "Series of which the store keeps the newest number.")
 
 type Point = pb.NumberDataPoint | pb.HistogramDataPoint
