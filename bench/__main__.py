@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench import contenders, costs, mesh, report, truth
+from bench import contenders, costs, mesh, report, telemetry, truth
 from bench.contenders import Contender, Peer, Product
 from bench.load import Order
 from services.cli.identity import access_token
@@ -151,6 +151,9 @@ def main() -> None:
         if options.truth:
             print("what the guarantees cost", flush=True)
             run.note("truth", truth.measure())
+        if options.telemetry:
+            print("what telemetry costs", flush=True)
+            run.note("telemetry", telemetry.measure())
         with ExitStack() as held:
             shop = contenders.stocked_shop(held, folder / "shop")
             issuer = contenders.issuer_of(shop)
@@ -216,6 +219,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-count", dest="count", action="store_false", help="do not count SQL statements")
     parser.add_argument("--mesh", action="store_true", help="begin with what `python -m bench.mesh` does")
     parser.add_argument("--truth", action="store_true", help="begin with what `python -m bench.truth` does")
+    parser.add_argument("--telemetry", action="store_true", help="begin with what `python -m bench.telemetry` does")
     parser.add_argument("--fastapi-python", type=Path, default=Path(".tools/bench/bin/python"), help="has FastAPI")
     parser.add_argument("--results", type=Path, help="file of all figures; bench/results/<time>.json")
     return parser.parse_args()

@@ -316,18 +316,24 @@ def drain(contender: Contender) -> None:
         time.sleep(0.25)
 
 
-def stocked_shop(held: ExitStack, state: Path, environment: Mapping[str, str] | None = None) -> Shop:
-    """A shop with its products in stock and without limits, its spans going to a sink."""
-    sink = held.enter_context(subprocess.Popen([sys.executable, "-m", "bench.sink"], stdout=subprocess.PIPE, text=True))
-    held.callback(sink.terminate)
-    assert sink.stdout is not None
-    to_sink = {"SHOPMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{int(sink.stdout.readline())}"}
+def stocked_shop(
+    held: ExitStack, state: Path, environment: Mapping[str, str] | None = None, *, own_store: bool = False
+) -> Shop:
+    """A shop with its products in stock and without limits, its spans going to a sink, or to its own store."""
+    to_sink = {} if own_store else {"SHOPMESH_OTLP_ENDPOINT": _sink(held)}
     shop: Shop = held.enter_context(
         running_shop(state, "--no-demo-data", environment={**to_sink, **(environment or {})})
     )
     asyncio.run(lift_limits(shop))  # two customers send all orders
     asyncio.run(stock_up(shop, access_token(issuer_of(shop), "carol")))
     return shop
+
+
+def _sink(held: ExitStack) -> str:
+    sink = held.enter_context(subprocess.Popen([sys.executable, "-m", "bench.sink"], stdout=subprocess.PIPE, text=True))
+    held.callback(sink.terminate)
+    assert sink.stdout is not None
+    return f"http://127.0.0.1:{int(sink.stdout.readline())}"
 
 
 def query(address: str, statement: str) -> list[Any]:

@@ -80,6 +80,7 @@ def tell(run: Row) -> str:
     parts += [_cpu(loads), _trips(run["round_trips"]), _memory(run["memory_mib"]), _goals(loads)]
     parts += [mesh(run["mesh"])] if "mesh" in run else []
     parts += [truth(run["truth"])] if "truth" in run else []
+    parts += [telemetry(run["telemetry"])] if "telemetry" in run else []
     return "\n\n".join(parts)
 
 
@@ -212,6 +213,29 @@ def truth(found: Row) -> str:
             sent,
         )
     )
+
+
+def telemetry(found: Row) -> str:
+    """What bench.telemetry found."""
+    parts = []
+    if store := found.get("store"):
+        taken = [
+            (name, f"{store[key]['count']:,}", f"{store[key]['us']:.1f}", *_memory_of_store(store[key]))
+            for name, key in (("spans by OTLP", "spans"), ("lines by OTLP", "lines"), ("lines from a file", "tail"))
+        ]
+        answers = [(name, f"{row['p50']:.1f}", f"{row['p99']:.1f}") for name, row in store["answers_ms"].items()]
+        parts += [
+            _table("What the store takes", ("what", "how many", "CPU us each", "PSS MB", "most", "disk MB"), taken),
+            _table("What it answers with all of that", ("question", "p50 ms", "p99 ms"), answers),
+            f"PSS at the start {store['pss_at_start_mb']:.0f} MB, after all questions {store['pss_asked_mb']:.0f} MB",
+        ]
+    if orders := found.get("orders"):
+        parts.append(_pairs("Orders without telemetry, and with shares of traces in its own store", orders, "off"))
+    return "\n\n".join(parts)
+
+
+def _memory_of_store(row: Row) -> tuple[str, ...]:
+    return tuple(f"{row[key]:.0f}" if key in row else "" for key in ("pss_mb", "most_mb", "disk_mb"))
 
 
 def _pairs(title: str, loads: Sequence[Row], to: str) -> str:

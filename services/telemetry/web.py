@@ -74,6 +74,7 @@ def application(store: Reading, place: Place, numbers: Callable[[], str] = str) 
         Route("/orders", orders.find),
         Route("/orders/{id}", orders.story),
         Route("/api/logs", api.lines),
+        Route("/api/status", api.status),
         Route("/api/traces", api.traces),
         Route("/api/traces/{id}", api.trace),
         *zipkin.routes(),

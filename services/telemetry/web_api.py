@@ -3,6 +3,7 @@
     GET /api/logs?service&level&text&trace&order&since&until&after&before&limit   {"lines": [...], "last"}, oldest first
     GET /api/traces/ID                                                            {"trace_id", "spans": [...]}
     GET /api/traces?order&limit                                                   {"traces": [the same]}, newest first
+    GET /api/status                                                               what is kept, and what was dropped
 
 `last` is the id of the newest line of all, for who follows with `after`. A question that cannot be answered is 400
 {"error"}. Where everything goes to a collector of the person's own, its lines are not here: 503.
@@ -10,6 +11,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -59,6 +61,10 @@ class Api:
         )
         found = await asyncio.to_thread(self._store.traces, query)
         return Json({"traces": bounded(map(_trace, found))})
+
+    async def status(self, request: Request) -> Response:
+        asking.require_known(request.query_params, ())
+        return Json(asdict(await asyncio.to_thread(self._store.status)))
 
 
 def _trace(spans: Sequence[Span]) -> dict[str, Any]:
