@@ -124,7 +124,7 @@ class Sender:
     def _lose(self, reason: str, spans: int) -> None:
         if spans > 0:
             self._lost[reason] += spans
-            _dropped.add("traces", reason, by=spans)
+            _dropped.add("spans", reason, by=spans)
 
     def _tell(self) -> None:
         overflowed, self._overflowed = self._overflowed, 0

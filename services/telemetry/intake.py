@@ -6,7 +6,7 @@ What finds no room, or no disk, is dropped and counted: the store is worth less 
 import sqlite3
 import threading
 import time
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +14,6 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.chassis import logs
-from services.chassis.metrics import Counter
 from services.telemetry import otlp
 from services.telemetry.model import Line
 from services.telemetry.segments import Segments, is_broken
@@ -31,9 +30,6 @@ _LINE_BYTES = 200
 
 OVERLOADED = "overloaded"
 INVALID = "ids invalid"
-
-_gone = Counter("shopmesh.store.dropped", "{item}", "What came in and was not kept.", "signal", "reason")
-_not_taken = Counter("shopmesh.store.refused", "{request}", "Requests that were no OTLP, or too large.", "reason")
 
 log = logs.get()
 
@@ -56,9 +52,9 @@ class Intake:
         self._bytes = 0
         self._closed = False
         self._counted = threading.Lock()
-        self._dropped_spans = Tally[str]()
-        self._dropped_lines = Tally[str]()
-        self._refused = Tally[str]()
+        self._dropped_spans = Counter[str]()
+        self._dropped_lines = Counter[str]()
+        self._refused = Counter[str]()
         self._told = 0
         self._number = 0
         self._writer: Writer | None = None
@@ -103,7 +99,6 @@ class Intake:
         """Counts a request that was refused."""
         with self._counted:
             self._refused[reason] += 1
-            _not_taken.add(reason)
 
     def dropped_spans(self) -> Mapping[str, int]:
         """By reason, since the start."""
@@ -134,15 +129,13 @@ class Intake:
         if count:
             with self._counted:
                 self._dropped_spans[reason] += count
-                _gone.add("traces", reason, by=count)
 
     def _drop_lines(self, reason: str, count: int) -> None:
         if count:
             with self._counted:
                 self._dropped_lines[reason] += count
-                _gone.add("logs", reason, by=count)
 
-    def _copy(self, counter: Tally[str]) -> Mapping[str, int]:
+    def _copy(self, counter: Counter[str]) -> Mapping[str, int]:
         with self._counted:
             return dict(counter)
 
