@@ -36,8 +36,7 @@ _OVERFLOW = "queue full"
 _dropped = Counter(
     "shopmesh.telemetry.dropped", "{item}", "What was recorded and not taken by the endpoint.", "signal", "reason"
 )
-
-_dropped.add(_OVERFLOW, by=0)
+_dropped.add("traces", _OVERFLOW, by=0)
 
 log = logs.get()
 
