@@ -33,10 +33,10 @@ async def test_the_demo_tells_an_order_from_beginning_to_end(shop: Shop) -> None
         assert word in shown, shown
 
     async def logged() -> bool:
-        lines = shop.command("logs", "--order", id)
-        return all(service in lines for service in ("order", "inventory", "notification"))
+        lines = [json.loads(line) for line in shop.command("logs", "--order", id, "--json").splitlines()]
+        return {line["service"] for line in lines} == {"envoy", "product", "order", "inventory", "notification"}
 
-    await eventually(logged, "lines of three services about the order")
+    await eventually(logged, "lines of all who had to do with the order")
     assert shop.command("resend", id) == "2 events will be sent again\n"
 
 

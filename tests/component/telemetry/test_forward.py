@@ -14,12 +14,15 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 
 from services.chassis import logs
+from services.cli.log_search import Away, Store, Wanted
 from services.cli.logs import LogFile
 from services.telemetry import otlp
 from services.telemetry.forward import Forward, encoded
 from services.telemetry.model import Line
 from services.telemetry.tail import Tail
 from tests.support.ports import free_port
+from tests.support.telemetry import Telemetry
+from tests.support.waiting import eventually
 
 LINE = Line(
     id=0,
@@ -144,3 +147,21 @@ def test_a_dead_collector_costs_one_line_a_minute(capfdbinary: pytest.CaptureFix
 
     (line,) = capfdbinary.readouterr().out.splitlines()
     assert json.loads(line)["message"] == "log lines wait for the collector"
+
+
+async def test_where_a_collector_is_named_lines_go_there_and_the_command_is_told(
+    collector: Collector, tmp_path: Path
+) -> None:
+    with closing(LogFile(tmp_path / "logs", "order")) as log:
+        log.write(b"one\ntwo\n")
+    telemetry = Telemetry(tmp_path, tmp_path / "logs", {"SHOPMESH_OTLP_ENDPOINT": collector.endpoint}).start()
+
+    async def arrived() -> bool:
+        return collector.said == ["one", "two"]
+
+    try:
+        await eventually(arrived, "the lines are with the collector")
+        with closing(Store(f"127.0.0.1:{telemetry.port}")) as store, pytest.raises(Away, match=collector.endpoint):
+            store.newest(Wanted())
+    finally:
+        telemetry.stop()

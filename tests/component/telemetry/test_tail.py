@@ -31,6 +31,7 @@ class Kept:
         self.full = False
 
     def put_lines(self, lines: Sequence[Line], mark: tuple[str, int, int]) -> bool:
+        assert self.has_room
         if self.full:
             return False
         self.lines += lines
@@ -47,7 +48,7 @@ def test_what_finds_no_room_waits_in_the_files(tmp_path: Path) -> None:
     log, kept = LogFile(tmp_path, "order", max_bytes=1000), Kept()
     tail = Tail(tmp_path, {}, kept)
     for number in range(12):
-        kept.has_room, kept.full = number % 3 == 0, number % 3 == 1
+        kept.has_room, kept.full = number % 3 != 2, number % 3 == 1
         log.write(b"%d\n" % number)
         tail.look()
     kept.has_room, kept.full = True, False
