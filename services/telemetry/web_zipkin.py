@@ -22,11 +22,12 @@ ALL_SPANS = 20_000
 """Of all traces of one answer."""
 AT_ONCE = 50
 """Traces that are asked for by their ids."""
-# Lens is one script; it writes style elements while it runs and carries some of its pictures in itself.
+# Lens is one script; while it runs it writes style elements, carries some of its pictures in itself, and has the graph
+# of dependencies arranged by a worker that it makes of its own text.
 OF_LENS = {
     "Content-Security-Policy": policy(
         script_src="'self'", style_src="'self' 'unsafe-inline'", img_src="'self' data:", connect_src="'self'",
-        base_uri="'self'",
+        worker_src="blob:", base_uri="'self'",
     )
 }  # fmt: skip
 FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}

@@ -5,6 +5,7 @@ trace is a tag.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ LONGEST = 4_000
 # Lens draws a call in which nobody else's span lies as if it were a span of whom it calls: an address is no name for
 # that.
 _PEERS = ("peer.service", "db.system.name", "messaging.system")
+_AND = re.compile(r"(?:^|\s+)and(?:\s+|$)")
 _CALLS = ("CLIENT", "PRODUCER", "CONSUMER", "SERVER")
 
 
@@ -85,9 +87,9 @@ def question(parameters: Parameters, now_ns: int) -> TraceQuery:
 
 
 def _attributes(query: str) -> dict[str, str]:
-    """Of `key=value and other`. One alone must only be there."""
+    """Of `key=value and other`. One alone must only be there. Lens may leave an `and` at the end."""
     found: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in query.split(" and "))):
+    for part in filter(None, _AND.split(query)):
         key, _, value = part.partition("=")
         if not key.strip():
             raise BadQuestion(f"“{part[:60]}” names no tag: write key=value, or the key alone")

@@ -106,9 +106,14 @@ def test_nothing_given_asks_for_the_newest_ten() -> None:
 
 
 @pytest.mark.parametrize("key", ["order", "shop.order"])
-@pytest.mark.parametrize("name", [ORDER, ORDER.removeprefix("orders/")])
+@pytest.mark.parametrize("name", [ORDER, ORDER.removeprefix("orders/"), f"{ORDER} and "])
 def test_an_order_is_found_by_its_name(key: str, name: str) -> None:
     assert zipkin.question({"annotationQuery": f"{key}={name}"}, NOW_NS).order == ORDER
+
+
+def test_and_is_a_word_of_its_own() -> None:
+    query = zipkin.question({"annotationQuery": "place=sand and land and brand=x and "}, NOW_NS)
+    assert query.attributes == {"place": "sand", "land": "", "brand": "x"}
 
 
 @pytest.mark.parametrize(
