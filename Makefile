@@ -96,6 +96,9 @@ chromium: $(ENVIRONMENT) ## fetch a Chromium for the browser tests where the sys
 	sed -i "s|/opt/fonts|$$into/fonts|; s|/tmp/fonts-cache/|$$into/fonts-cache/|" "$$work/made/fonts.conf"
 	echo $(CHROMIUM) >"$$work/made/version"; rm -rf "$$into"; mv "$$work/made" "$$into"; echo "chromium: $(CHROMIUM) is at $$into"
 
+screenshots: $(ENVIRONMENT) ## take the pictures in docs/screenshots of a shop that is started for it
+	@$(BIN)/python -m tests.support.screenshots $(ARGS)
+
 gen: $(ENVIRONMENT) ## write gen/ from protos/
 	@$(BIN)/python protos/generate.py
 

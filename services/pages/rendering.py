@@ -49,10 +49,16 @@ def span_of_time(duration_ns: float) -> str:
 class Renderer:
     """Templates of one process over those that all share (`base.html`), and the stylesheet: the shared, then its own.
 
-    `tests` are what its templates ask of values, as in `{% if name is order_name %}`.
+    `tests` are what its templates ask of values, as in `{% if name is order_name %}`, and `filters` what they make of
+    them.
     """
 
-    def __init__(self, templates: Path, tests: Mapping[str, Callable[[object], bool]] | None = None) -> None:
+    def __init__(
+        self,
+        templates: Path,
+        tests: Mapping[str, Callable[[object], bool]] | None = None,
+        filters: Mapping[str, Callable[..., object]] | None = None,
+    ) -> None:
         self._jinja = Environment(
             loader=ChoiceLoader([FileSystemLoader(templates), FileSystemLoader(_SHARED)]),
             autoescape=select_autoescape(),
@@ -62,6 +68,7 @@ class Renderer:
         )
         self._jinja.filters.update(plain=plain, clock=clock, moment=moment, span_of_time=span_of_time)
         self._jinja.tests.update(tests or {})
+        self._jinja.filters.update(filters or {})
         own = sorted(templates.glob("*.css"))
         self._stylesheet = "\n".join(file.read_text() for file in (_SHARED / "pages.css", *own))
 

@@ -24,7 +24,7 @@ from services.telemetry.lens import Lens
 from services.telemetry.reading import Reading
 from services.telemetry.showing import Json
 from services.telemetry.web_api import Api
-from services.telemetry.web_logs import LogPages
+from services.telemetry.web_logs import LogPages, telling
 from services.telemetry.web_orders import OrderPages
 from services.telemetry.web_overview import Overview
 from services.telemetry.web_zipkin import Zipkin
@@ -49,7 +49,11 @@ class Place:
 
 def application(store: Reading, place: Place, numbers: Callable[[], str] = str) -> ASGIApp:
     """All pages over a store; `numbers` gives those of all processes as Prometheus reads them."""
-    renderer = Renderer(Path(__file__).parent / "templates", {"order_name": is_order_name, "trace_id": is_trace_id})
+    renderer = Renderer(
+        Path(__file__).parent / "templates",
+        tests={"order_name": is_order_name, "trace_id": is_trace_id},
+        filters={"telling": telling},
+    )
     lens = Lens(place.lens)
     overview = Overview(store, lens, renderer, place.collector)
     api, zipkin, logs = Api(store, place.collector), Zipkin(store, lens, renderer), LogPages(store, renderer)

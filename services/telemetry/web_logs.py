@@ -10,10 +10,12 @@ from starlette.responses import Response
 from services.pages.rendering import Renderer, plain
 from services.telemetry import asking, reading
 from services.telemetry.asking import BadQuestion
-from services.telemetry.model import LEVELS, Line, LineQuery
+from services.telemetry.model import LEVELS, Line, LineQuery, Value
 from services.telemetry.reading import Reading
 
 RELOAD_S = 3
+FIRST = ("path", "method", "grpc_status", "code", "duration_ms", "ms", "reason", "error")
+"""Fields that say most, of services and of Envoy."""
 FILTERS = ("service", "level", "text", "trace", "order", "since", "until")
 
 
@@ -66,3 +68,12 @@ class LogPages:
 
 def _address(parameters: Mapping[str, str]) -> str:
     return f"/logs?{urlencode(parameters)}" if parameters else "/logs"
+
+
+def telling(fields: Mapping[str, Value]) -> list[tuple[str, Value]]:
+    """What a line says besides its message, what says most first; nothing that says nothing."""
+    said = {name: value for name, value in fields.items() if value not in (None, "", "-") and name != "exception"}
+    first = {name: said[name] for name in FIRST if name in said}
+    if "path" in first and first.get("method") == "POST":  # as every rpc is
+        del first["method"], said["method"]
+    return [*(first | said).items()]

@@ -1,4 +1,4 @@
-"""What a newcomer does after `make run`: from an order's name to its trace in every service, and on to its log lines."""
+"""What a newcomer does after `make run`: from the name of an order to its trace, and on to its log lines."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -47,7 +47,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def visit(browser: Browser, shop: Shop) -> AsyncIterator[Visit]:
-    context = await browser.new_context()
+    # Lens draws the spans for which there is room.
+    context = await browser.new_context(viewport={"width": 1280, "height": 1400})
     visit = Visit(await context.new_page(), shop.pages)
     visit.watch(visit.page)
     context.on("page", visit.watch)
@@ -91,7 +92,7 @@ async def test_from_an_orders_name_to_its_trace_and_its_log_lines(visit: Visit, 
         await page.get_by_role("menuitem", name="View Logs").click()
     logs = await opened.value
     await expect(logs.get_by_role("heading", level=1)).to_have_text("Logs")
-    await expect(logs.get_by_role("row").filter(has_text="order-1").first).to_be_visible()
+    await expect(logs.get_by_role("row").filter(has_text="PlaceOrder").first).to_be_visible()
     await logs.get_by_role("link", name="order " + order.removeprefix("orders/")[:8]).first.click()
     await expect(logs.get_by_role("heading", level=1)).to_contain_text(order.removeprefix("orders/"))
 

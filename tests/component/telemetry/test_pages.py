@@ -90,6 +90,13 @@ async def test_the_lines_of_a_trace_are_read_in_order_and_lead_back_to_it(web: h
     assert text(page).index("placed") < text(page).index("bad gateway")
     assert "out of stock" not in text(page)
     assert f'<a href="/zipkin/traces/{TRACE}">the trace</a>' in page.text
+    assert "its lines" not in page.text
+
+
+async def test_what_a_line_tells_begins_with_what_says_most(web: httpx.AsyncClient, store: ToldStore) -> None:
+    fields = {"listener": "edge", "method": "POST", "flags": "-", "path": "/shop.v1/Sell", "caller": None, "code": 200}
+    store.tell(replace(A_LINE, message="call", fields=fields))
+    assert "call path= /shop.v1/Sell code= 200 listener= edge" in text(await web.get("/logs"))
 
 
 async def test_filters_are_asked_of_the_store_and_stay_in_the_form(web: httpx.AsyncClient, store: ToldStore) -> None:
