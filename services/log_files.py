@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -56,6 +56,8 @@ class Batch:
     part: str
     lines: list[bytes]
     place: Place
+    after_gap: bool = False
+    """Lines before these are gone: their file was replaced twice since the last look."""
 
 
 def parts(folder: Path) -> list[str]:
@@ -79,9 +81,12 @@ def batches(folder: Path, part: str, place: Place | None) -> Iterator[Batch]:
                 files = []
             files = [before, *files] if before else files
         known = next((at for at, file in enumerate(files) if place and file.id == place.file), None)
+        gap = place is not None and known is None
         for at, file in enumerate(files[known or 0 :]):
             offset = place.offset if place and known is not None and at == 0 else 0
-            yield from _read(file, part, offset)
+            for batch in _read(file, part, offset):
+                yield replace(batch, after_gap=True) if gap else batch
+                gap = False
 
 
 def said(raw: bytes, part: str, arrival_ns: int) -> Said:

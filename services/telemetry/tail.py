@@ -12,10 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from services.chassis import logs
 from services.log_files import SUFFIX, Place, batches, said
 from services.telemetry.model import Line
 
 LOOK_EVERY_S = 0.3
+
+log = logs.get()
 
 
 class Taker(Protocol):
@@ -61,6 +64,8 @@ class Tail:
             if not self._taker.put_lines(lines, mark):
                 return False
             self._places[part] = batch.place
+            if batch.after_gap:
+                log.warning("log lines may be missing: a file was replaced before it was read to its end", part=part)
         return True
 
     def _now(self) -> dict[str, tuple[int, int]]:

@@ -17,11 +17,13 @@ class Reader:
 
     def __init__(self, folder: Path, place: Place | None = None) -> None:
         self.folder, self.place = folder, place
+        self.gaps = 0
 
     def new(self) -> list[str]:
         found = []
         for batch in batches(self.folder, "order", self.place):
             self.place = batch.place
+            self.gaps += batch.after_gap
             found += [said(line, "order", 0).message for line in batch.lines]
         return found
 
@@ -37,6 +39,7 @@ def test_a_reader_gets_every_line_once_however_often_the_file_is_renamed(tmp_pat
 
     assert seen == [str(number) for number in range(20)]
     assert reader.new() == []
+    assert reader.gaps == 0
 
 
 def test_one_who_was_away_for_long_gets_all_that_is_kept(tmp_path: Path) -> None:
@@ -48,6 +51,7 @@ def test_one_who_was_away_for_long_gets_all_that_is_kept(tmp_path: Path) -> None
     log.close()
 
     assert reader.new() == [str(number) for number in range(17, 21)]
+    assert reader.gaps == 1, "and is told that something is missing"
 
 
 def test_a_file_with_a_used_inode_is_another_file(tmp_path: Path) -> None:
