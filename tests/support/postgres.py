@@ -1,4 +1,4 @@
-"""A PostgreSQL for tests: one server per run, a fresh database per test."""
+"""A PostgreSQL for tests: one server per run, a database of its own per test, new or emptied."""
 
 import asyncio
 import itertools
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -18,9 +19,30 @@ from services.chassis.database import Database
 from services.cli.postgres import Postgres as LocalPostgres
 from tests.support.servers import Server
 
+# What the migrations themselves have put into tables, to be put there again.
+_REMEMBER = """
+create schema seeds;
+do $$ declare name text; filled boolean; begin
+  for name in select tablename from pg_tables where schemaname = 'public' and tablename <> 'migrations' loop
+    execute format('select exists (select from public.%I)', name) into filled;
+    if filled then execute format('create table seeds.%1$I as table public.%1$I', name); end if;
+  end loop;
+end $$"""
+# Whoever is still connected had it before.
+_EMPTY = """
+do $$ declare name text; begin
+  perform pg_terminate_backend(pid, 5000) from pg_stat_activity
+    where datname = current_database() and usename = current_user and pid <> pg_backend_pid();
+  execute (select 'truncate ' || string_agg(format('public.%I', tablename), ', ') || ' restart identity'
+    from pg_tables where schemaname = 'public' and tablename <> 'migrations');
+  for name in select tablename from pg_tables where schemaname = 'seeds' loop
+    execute format('insert into public.%1$I select * from seeds.%1$I', name);
+  end loop;
+end $$"""
+
 
 class Postgres(Server):
-    """`async with postgres.database("services.order") as database:` is how a test uses it."""
+    """`async with postgres.emptied("services.order") as database:` is how a test uses it."""
 
     stop_signal = signal.SIGINT  # SIGTERM waits until every client has left
 
@@ -30,6 +52,8 @@ class Postgres(Server):
         self.user = self._stack.user
         self._number = itertools.count()
         self._templates: dict[str, str] = {}
+        self._used: defaultdict[str, list[str]] = defaultdict(list)
+        """The URLs of databases that wait for the next test, by package."""
         self._making = asyncio.Lock()
         subprocess.run(
             [sys.executable, "-m", "services.cli.postgres", "--state", folder], check=True, capture_output=True
@@ -76,6 +100,21 @@ class Postgres(Server):
             await database.close()
             await self._execute(f"drop database if exists {url.rpartition('/')[2]} with (force)")
 
+    @asynccontextmanager
+    async def emptied(self, package: str) -> AsyncIterator[Database]:
+        """A connection to a database in which nothing is, and which other tests had: five times as quick as a new one.
+
+        Not for who changes its tables, or depends on what PostgreSQL knows of them by and by (statistics).
+        """
+        url = self._used[package].pop() if self._used[package] else await self.make(package)
+        database = await Database.connect(url)
+        try:
+            await database.execute(_EMPTY)
+            yield database
+        finally:
+            await database.close()
+            self._used[package].append(url)
+
     async def _template(self, package: str, owner: str) -> str:
         if package not in self._templates:
             name = f"template_{owner}"
@@ -88,6 +127,7 @@ class Postgres(Server):
             database = await Database.connect(self.url(name, owner))
             try:
                 await database.migrate(package)
+                await database.execute(_REMEMBER)
             finally:
                 await database.close()
             self._templates[package] = name

@@ -91,7 +91,7 @@ class Keeper:
 
 @pytest.fixture
 async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.inventory") as database:
+    async with postgres.emptied("services.inventory") as database:
         yield database
 
 

@@ -15,7 +15,7 @@ from tests.support.smtp import MailServer, mail_server
 
 @pytest.fixture
 async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.notification") as database:
+    async with postgres.emptied("services.notification") as database:
         yield database
 
 

@@ -10,6 +10,6 @@ from tests.support.postgres import Postgres
 
 @pytest.fixture
 async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    """A new one, with the tables of the order service."""
-    async with postgres.database("services.order") as database:
+    """Empty, with the tables of the order service."""
+    async with postgres.emptied("services.order") as database:
         yield database

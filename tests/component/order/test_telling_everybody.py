@@ -20,6 +20,7 @@ from services.order.store import SettlerJob, SqlOrders
 from services.order.use_cases import Settlement
 from tests.support.nats import NatsServer, running_nats
 from tests.support.plans import plan
+from tests.support.postgres import Postgres
 from tests.support.waiting import eventually
 from tests.unit.order.fakes import MUG_AND_TEAPOT, NOON, order
 
@@ -235,28 +236,29 @@ async def test_everybody_is_told_the_whole_order_also_by_a_stream_that_was_lost(
 
 
 @pytest.mark.parametrize("analyzed", ["never", "while nothing waited", "while all waited"])
-async def test_a_claim_of_many_events_looks_at_few(database: Database, analyzed: str) -> None:
-    await database.execute(FILL, 5_000, 4)
-    if analyzed == "while nothing waited":
-        await database.execute("vacuum analyze order_events")
-    await SqlEvents(database).stream_created(TUESDAY)
-    for _ in range(4):  # As many replicas are at it.
-        await SqlEvents(database).claim_events(64)
-    await database.execute(
-        "update order_events set claimed_until = now() + interval '1 hour' where get_byte(payload, 3) < 128"
-    )
-    if analyzed == "while all waited":
-        await database.execute("vacuum analyze order_events")
+async def test_a_claim_of_many_events_looks_at_few(postgres: Postgres, analyzed: str) -> None:
+    async with postgres.database("services.order") as database:
+        await database.execute(FILL, 5_000, 4)
+        if analyzed == "while nothing waited":
+            await database.execute("vacuum analyze order_events")
+        await SqlEvents(database).stream_created(TUESDAY)
+        for _ in range(4):  # As many replicas are at it.
+            await SqlEvents(database).claim_events(64)
+        await database.execute(
+            "update order_events set claimed_until = now() + interval '1 hour' where get_byte(payload, 3) < 128"
+        )
+        if analyzed == "while all waited":
+            await database.execute("vacuum analyze order_events")
 
-    for plans in ("force_custom_plan", "force_generic_plan"):
-        steps = await plan(database, CLAIM_EVENTS, 64, A_WHILE, plans=plans)
-        assert {step.index for step in steps if "Scan" in step.kind} <= {
-            None,
-            "order_events_unsent",
-            "order_events_pkey",
-        }
-        read = max(step.rows + step.filtered for step in steps)
-        assert read < 2_000, "of 20,000: those that wait for what others are sending"
+        for plans in ("force_custom_plan", "force_generic_plan"):
+            steps = await plan(database, CLAIM_EVENTS, 64, A_WHILE, plans=plans)
+            assert {step.index for step in steps if "Scan" in step.kind} <= {
+                None,
+                "order_events_unsent",
+                "order_events_pkey",
+            }
+            read = max(step.rows + step.filtered for step in steps)
+            assert read < 2_000, "of 20,000: those that wait for what others are sending"
 
 
 async def test_a_stream_that_is_lost_in_the_midst_of_it_ends_with_every_event_in_order(

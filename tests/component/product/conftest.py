@@ -1,4 +1,4 @@
-"""The product service with a database of its own, and who calls it."""
+"""The product service with a database for itself, and who calls it."""
 
 from collections.abc import AsyncIterator
 
@@ -19,7 +19,7 @@ PAGES = ProductConfig(default_page_size=2, max_page_size=3)
 
 @pytest.fixture
 async def database(postgres: Postgres) -> AsyncIterator[Database]:
-    async with postgres.database("services.product") as database:
+    async with postgres.emptied("services.product") as database:
         yield database
 
 
