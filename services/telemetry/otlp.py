@@ -1,7 +1,7 @@
 """OTLP's words and ours. Decoded is only what is read."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -109,7 +109,8 @@ def _level(severity: int) -> str:
 
 def attributes(pairs: Iterable[KeyValue]) -> dict[str, Value]:
     """By key; of two with one key the last."""
-    return {pair.key: _value(pair.value) for pair in pairs}
+    # Most are texts, and asking which kind of value there is costs more than a look.
+    return {pair.key: (value := pair.value).string_value or _value(value) for pair in pairs}
 
 
 def _value(value: AnyValue) -> Value:
@@ -127,12 +128,12 @@ def _value(value: AnyValue) -> Value:
             return plain
 
 
-def text_of(fields: Mapping[str, Value]) -> Iterable[str]:
-    """The texts among the values, also of lists and of values that have fields themselves."""
-    for value in fields.values():
+def texts(values: Iterable[Value]) -> Iterator[str]:
+    """Those among the values, also of lists and of values that have fields themselves."""
+    for value in values:
         if isinstance(value, str):
             yield value
         elif isinstance(value, dict):
-            yield from text_of(value)
+            yield from texts(value.values())
         elif isinstance(value, list):
-            yield from text_of(dict(enumerate(value)))  # type: ignore[arg-type]  # keys are not looked at
+            yield from texts(value)

@@ -41,7 +41,7 @@ create table lines (
 create index lines_by_voice on lines (voice, time_ns);
 create index lines_by_trace on lines (trace) where trace is not null;
 create index lines_by_order on lines ("order") where "order" is not null;
-create virtual table words using fts5 (said, content='', detail='full', tokenize='unicode61');
+create virtual table words using fts5 (said, content='', columnsize=0, tokenize='unicode61');
 
 -- How far the log files were read.
 create table marks (part text primary key, file integer not null, byte integer not null) without rowid;

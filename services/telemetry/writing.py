@@ -45,7 +45,7 @@ class Writer:
     def __init__(self, database: sqlite3.Connection) -> None:
         """Raises sqlite3.Error; then the connection is closed."""
         self._database = database
-        self._ids: dict[str, dict[object, int]] = {}
+        self._ids: dict[str, dict[tuple[object, ...], int]] = {}
         with schema.closed_on_error(database):
             (self._last_line,) = database.execute("select coalesce(max(id), 0) from lines").fetchone()
         self._named: set[tuple[int, int]] = set()
@@ -78,19 +78,22 @@ class Writer:
         self._database.close()
 
     def _spans(self, request: ExportTraceServiceRequest) -> Iterator[tuple[object, ...]]:
+        traces, operations = self._known("traces"), self._known("operations")
         for resource in request.resource_spans:
             service, name = otlp.source(resource.resource)
-            instance = self._id("instances", "name", name)
+            instance = self._known("instances").get((name,)) or self._new("instances", "name", (name,))
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     if not otlp.is_sound(span):
                         continue
-                    trace = self._id("traces", "trace_id", span.trace_id)
+                    key = (span.trace_id,)
+                    trace = traces.get(key) or self._new("traces", "trace_id", key)
                     data = span.SerializeToString()
-                    for order in ORDER.findall(data):
-                        self._name(trace, self._id("orders", "name", order.decode()))
-                    start, end = span.start_time_unix_nano, span.end_time_unix_nano
-                    operation = self._id("operations", "service, name", (service, span.name))
+                    if b"orders/" in data:
+                        for order in ORDER.findall(data):
+                            self._name(trace, self._order(order.decode()))
+                    start, end, called = span.start_time_unix_nano, span.end_time_unix_nano, (service, span.name)
+                    operation = operations.get(called) or self._new("operations", "service, name", called)
                     yield (
                         trace, operation, instance, min(start, _LARGEST), min(max(end - start, 0), _LARGEST),
                         span.status.code == _ERROR, data,
@@ -98,19 +101,24 @@ class Writer:
 
     def _lines(self, item: Lines) -> None:
         rows, words = list[tuple[object, ...]](), list[tuple[int, str]]()
+        traces, voices, id = self._known("traces"), self._known("voices"), self._last_line
         for line, fields in item.lines:
-            self._last_line += 1
-            trace = self._id("traces", "trace_id", bytes.fromhex(line.trace_id)) if line.trace_id else None
-            order = self._id("orders", "name", line.order) if line.order else None
-            if trace and order:
-                self._name(trace, order)
-            voice = self._id(
-                "voices", "service, instance, level", (line.service, line.instance, LEVELS.index(line.level))
-            )
-            span = bytes.fromhex(line.span_id) if line.span_id else None
+            id += 1
+            trace = order = span = None
+            if line.trace_id:
+                key = (bytes.fromhex(line.trace_id),)
+                trace = traces.get(key) or self._new("traces", "trace_id", key)
+                span = bytes.fromhex(line.span_id)
+            if line.order:
+                order = self._order(line.order)
+                if trace and (order, trace) not in self._named:
+                    self._name(trace, order)
+            said_by = (line.service, line.instance, LEVELS.index(line.level))
+            voice = voices.get(said_by) or self._new("voices", "service, instance, level", said_by)
             time_ns = min(max(line.time_ns, 0), _LARGEST)
-            rows.append((self._last_line, time_ns, voice, line.message, trace, span, order, fields))
-            words.append((self._last_line, " ".join((line.message, *otlp.text_of(line.fields)))))
+            rows.append((id, time_ns, voice, line.message, trace, span, order, fields))
+            words.append((id, " ".join([line.message, *otlp.texts(line.fields.values())])))
+        self._last_line = id
         self._database.executemany(_LINE, rows)
         self._database.executemany(_WORDS, words)
         if item.mark:
@@ -123,18 +131,21 @@ class Writer:
             self._named.add((order, trace))
             self._database.execute("insert into orders_traces values (?, ?) on conflict do nothing", (order, trace))
 
-    def _id(self, table: str, columns: str, key: object) -> int:
-        known = self._ids.setdefault(table, {})
-        if (id := known.get(key)) is None:
-            if len(known) > _REMEMBERED:
-                known.clear()
-            id = known[key] = self._looked_up(table, columns, key if isinstance(key, tuple) else (key,))
-        return id
+    def _order(self, name: str) -> int:
+        return self._known("orders").get((name,)) or self._new("orders", "name", (name,))
 
-    def _looked_up(self, table: str, columns: str, key: tuple[object, ...]) -> int:
+    def _known(self, table: str) -> dict[tuple[object, ...], int]:
+        return self._ids.setdefault(table, {})
+
+    def _new(self, table: str, columns: str, key: tuple[object, ...]) -> int:
+        """The id of a row that is not known here; most are not there yet."""
         marks = ", ".join("?" * len(key))
-        asked = f"select id from {table} where ({columns}) = ({marks})"  # noqa: S608  names of ours
-        added = f"insert into {table} ({columns}) values ({marks}) returning id"  # noqa: S608
-        row = self._database.execute(asked, key).fetchone() or self._database.execute(added, key).fetchone()
+        added = f"insert into {table} ({columns}) values ({marks}) on conflict do nothing returning id"  # noqa: S608  names of ours
+        asked = f"select id from {table} where ({columns}) = ({marks})"  # noqa: S608
+        row = self._database.execute(added, key).fetchone() or self._database.execute(asked, key).fetchone()
+        known = self._ids[table]
+        if len(known) > _REMEMBERED:
+            known.clear()
         id: int = row[0]
+        known[key] = id
         return id
