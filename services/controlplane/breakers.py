@@ -113,6 +113,8 @@ def count(before: Mapping[str, Breaker], now: Mapping[str, Breaker]) -> None:
     for service, breaker in now.items():
         for state in _STATES:
             instances[service, state] = 0
+        for state in _OUT.values():
+            _ejections.add(service, state, by=0)
         known = before.get(service, Breaker()).instances
         for address, why in breaker.instances.items():
             instances[service, why or _WELL_STATE] += 1

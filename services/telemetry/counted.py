@@ -19,12 +19,12 @@ def count(intake: Intake, segments: Segments) -> None:
     """From now on."""
 
     def dropped() -> Iterator[tuple[Labels, float]]:
-        for signal, by_reason in (("spans", intake.dropped_spans()), ("lines", intake.dropped_lines())):
+        for signal, by_reason in (("traces", intake.dropped_spans()), ("logs", intake.dropped_lines())):
             for reason, number in {OVERLOADED: 0, **by_reason}.items():
                 yield (signal, reason), number
 
     def refused() -> Mapping[Labels, float]:
-        return {(reason,): number for reason, number in intake.refused().items()}
+        return {(reason,): number for reason, number in {"malformed": 0, **intake.refused()}.items()}
 
     _dropped.ask(lambda: dict(dropped()))
     _refused.ask(refused)
