@@ -79,9 +79,9 @@ class Store:
         before, rest = self._cpu(), count
         with (self.server.folder / "logs" / "order-1.jsonl").open("ab") as file:
             while rest > 0:
-                file.write(b"".join(_json_line(number) for number in range(rest, max(0, rest - 500), -1)))
+                file.write(b"".join(_json_lines(min(rest, BATCH))))
                 file.flush()
-                rest -= 500
+                rest -= BATCH
                 time.sleep(0.02)
         until = time.monotonic() + 600
         while self._status("lines") < count and time.monotonic() < until:
@@ -171,13 +171,18 @@ def _lines(count: int) -> Iterator[bytes]:
         yield request.SerializeToString()
 
 
-def _json_line(number: int) -> bytes:
-    about = {
-        "time": "2026-11-29T07:00:00.123456Z", "level": "info", "service": "order", "instance": "order-1",
-        "message": "call", "trace_id": random.randbytes(16).hex(), "span_id": random.randbytes(8).hex(),
-        "order": _order(), "method": "shop.order.v1.OrderService/PlaceOrder", "code": "OK", "took_ms": number % 90,
-    }  # fmt: skip
-    return json.dumps(about, separators=(",", ":")).encode() + b"\n"
+def _json_lines(count: int) -> Iterator[bytes]:
+    """As a file has them."""
+    trace = order = ""
+    for number in range(count):
+        if number % LINES_OF_A_TRACE == 0:
+            trace, order = random.randbytes(16).hex(), _order()
+        about = {
+            "time": "2026-11-29T07:00:00.123456Z", "level": "info", "service": "order", "instance": "order-1",
+            "message": "call", "trace_id": trace, "span_id": random.randbytes(8).hex(), "order": order,
+            "method": "shop.order.v1.OrderService/PlaceOrder", "code": "OK", "took_ms": number % 90,
+        }  # fmt: skip
+        yield json.dumps(about, separators=(",", ":")).encode() + b"\n"
 
 
 def _order() -> str:
