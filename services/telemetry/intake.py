@@ -3,6 +3,8 @@
 What finds no room, or no disk, is dropped and counted: the store is worth less than what it watches.
 """
 
+import contextlib
+import ctypes
 import sqlite3
 import threading
 import time
@@ -24,8 +26,8 @@ GATHER_S = 0.1
 HOUSEKEEPING_S = 10.0
 """So often segments that are too old are looked for, and drops are told of."""
 MOST_BYTES = 8 << 20
-"""Waiting, as they came over the wire; they take thrice as much in memory."""
-_LINE_BYTES = 200
+"""Waiting. Spans wait as they came over the wire: decoded they would take ten times as much."""
+_LINE_BYTES = 1000
 """Of a line, besides its texts."""
 
 OVERLOADED = "overloaded"
@@ -61,8 +63,8 @@ class Intake:
 
     # --- any thread
 
-    def put_spans(self, request: ExportTraceServiceRequest, size: int | None = None) -> tuple[int, str]:
-        """`size`: bytes of the encoded request. Returns how many spans are not kept, and why (empty when all are)."""
+    def put_spans(self, request: ExportTraceServiceRequest, data: bytes | None = None) -> tuple[int, str]:
+        """`data`: the encoded request. Returns how many spans are not kept, and why (empty when all are)."""
         invalid = total = 0
         for resource in request.resource_spans:
             for scope in resource.scope_spans:
@@ -72,7 +74,8 @@ class Intake:
         if total == invalid:
             return invalid, INVALID if invalid else ""
         spans = total - invalid
-        if not self._put(_Waiting(request, spans, 0, request.ByteSize() if size is None else size)):
+        data = request.SerializeToString() if data is None else data
+        if not self._put(_Waiting(data, spans, 0, len(data))):
             self._drop_spans(OVERLOADED, spans)
             return total, OVERLOADED
         return invalid, INVALID if invalid else ""
@@ -88,7 +91,7 @@ class Intake:
 
     @property
     def has_room(self) -> bool:
-        """Whether a reader of files should go on: they wait better where they are."""
+        """Whether a reader of files should go on: they wait better where they are. Then nothing is dropped."""
         return self._bytes < self._most_bytes // 2
 
     @property
@@ -118,7 +121,7 @@ class Intake:
 
     def _put(self, waiting: _Waiting) -> bool:
         with self._changed:
-            if self._closed or self._bytes + waiting.bytes > self._most_bytes:
+            if self._closed or (not self.has_room and self._bytes + waiting.bytes > self._most_bytes):
                 return False
             self._queue.append(waiting)
             self._bytes += waiting.bytes
@@ -154,6 +157,7 @@ class Intake:
                     kept_house = time.monotonic()
                     self._segments.expire()
                     self._tell()
+                    _give_back_memory()
         finally:
             if self._writer:
                 self._writer.close()
@@ -216,6 +220,12 @@ class Intake:
                 dropped=total - self._told, spans=self.dropped_spans(), lines=self.dropped_lines(),
             )  # fmt: skip
             self._told = total
+
+
+def _give_back_memory() -> None:
+    """Of glibc, which keeps what a flood took; elsewhere nothing happens."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reason(error: Exception) -> str:

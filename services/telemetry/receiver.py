@@ -44,7 +44,7 @@ def traces(intake: Intake) -> Signal:
     """Spans, into the store."""
 
     def take(data: bytes) -> Message:
-        rejected, why = intake.put_spans(ExportTraceServiceRequest.FromString(data), len(data))
+        rejected, why = intake.put_spans(ExportTraceServiceRequest.FromString(data), data)
         response = ExportTraceServiceResponse()
         if rejected:
             # Not UNAVAILABLE: the sender would try again, and grow (OTLP, "Partial Success": MUST NOT retry).

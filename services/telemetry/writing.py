@@ -36,7 +36,8 @@ class Lines:
     mark: Mark | None
 
 
-type Item = ExportTraceServiceRequest | Lines
+type Item = bytes | Lines
+"""Log lines, or an encoded ExportTraceServiceRequest."""
 
 
 class Writer:
@@ -60,7 +61,7 @@ class Writer:
                 if isinstance(item, Lines):
                     self._lines(item)
                 else:
-                    self._database.executemany(_SPAN, self._spans(item))
+                    self._database.executemany(_SPAN, self._spans(ExportTraceServiceRequest.FromString(item)))
             self._database.execute("commit")
         except BaseException:
             self._last_line = last_line
