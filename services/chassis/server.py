@@ -30,7 +30,7 @@ from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
 from services.chassis.reporting import report
-from services.chassis.settings import CannotStart, Settings
+from services.chassis.settings import CannotStart, Settings, innermost
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
 from services.chassis.tracing import tracing
@@ -69,17 +69,13 @@ def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"]
             log.info("told to stop while starting")
         except* CannotStart as errors:
             failed = True
-            log.error("cannot start", error=str(_leaf(errors)))  # noqa: TRY400  one clear line
+            log.error("cannot start", error=str(innermost(errors)))  # noqa: TRY400  one clear line
         except* Exception:
             failed = True
             log.exception("ended by an unexpected error")
     if failed:
         sys.exit(1)
     log.info("stopped")
-
-
-def _leaf(error: BaseException) -> BaseException:
-    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def guarded_server(

@@ -15,6 +15,11 @@ class CannotStart(Exception):
     """Why a process cannot start: one line, for whoever starts it."""
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The first one, out of the groups in which tasks have put it."""
+    return innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
 class SettingInvalid(CannotStart):
     """A variable of the environment cannot mean anything; the text names it."""
 

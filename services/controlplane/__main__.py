@@ -14,7 +14,7 @@ from mesh.v1 import registry_pb2
 from services.chassis import logs
 from services.chassis.etcd import Etcd
 from services.chassis.reporting import report
-from services.chassis.settings import CannotStart, Settings
+from services.chassis.settings import CannotStart, Settings, innermost
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
 from services.controlplane import breakers, edge
@@ -68,22 +68,24 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with asyncio.TaskGroup() as group:
-        running = (
-            control.run(services),
-            source.follow(control.see),
-            status.run(),
-            _tell_refusals(discovery.refusals, status),
-            breakers.follow(settings.envoy_admin, services, control.name_at),
-            report(settings),
-        )
-        tasks = [group.create_task(each) for each in running]
-        await stopped.wait()
-        for task in tasks:
-            task.cancel()
-    await server.stop(GRACE_S)
-    await status.leave()
-    await etcd.close()
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = (
+                control.run(services),
+                source.follow(control.see),
+                status.run(),
+                _tell_refusals(discovery.refusals, status),
+                breakers.follow(settings.envoy_admin, services, control.name_at),
+                report(settings),
+            )
+            tasks = [group.create_task(each) for each in running]
+            await stopped.wait()
+            for task in tasks:
+                task.cancel()
+    finally:
+        await server.stop(GRACE_S)
+        await status.leave()
+        await etcd.close()
 
 
 async def _tell_refusals(refusals: Latest[tuple[Refusal, ...]], status: StatusRecord) -> None:
@@ -114,8 +116,8 @@ def main() -> None:
         descriptors, openapi = (resource(f"gen/{name}").read_bytes() for name in ("descriptors.binpb", "openapi.json"))
         contract = Contract.read(descriptors, openapi)
         uvloop.run(serve(settings, contract, Seeds.read(resource("etcd/seed"), contract.methods)))
-    except CannotStart as error:
-        sys.exit(f"{SERVICE}: {error}")
+    except* CannotStart as errors:
+        sys.exit(f"{SERVICE}: {innermost(errors)}")
 
 
 if __name__ == "__main__":
