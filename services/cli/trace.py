@@ -39,24 +39,28 @@ def wanted(id: str | None, order: str | None) -> tuple[str | None, UUID | None]:
         raise CannotStart(f"{named} is {what}") from None
 
 
-def asked(pages: str, trace_id: str | None, order: UUID | None) -> list[dict[str, Any]]:
+def client(pages: str) -> httpx.Client:
+    """What asks the pages at this URL."""
+    return httpx.Client(base_url=pages, timeout=ANSWER_S, trust_env=False)
+
+
+def asked(http: httpx.Client, trace_id: str | None, order: UUID | None) -> list[dict[str, Any]]:
     """`{trace_id, spans, lines}` of one trace, or of all of an order, the oldest first.
 
-    Raises CannotStart when there are none, or nobody to ask at `pages`, a URL.
+    Raises CannotStart when there are none, or nobody answers.
     """
-    with httpx.Client(base_url=pages, timeout=ANSWER_S, trust_env=False) as http:
-        if order is None:
-            found = [_answer(http, f"/api/traces/{trace_id}", {})]
-        else:
-            query = {"order": f"orders/{order}", "limit": str(MOST_TRACES)}
-            found = (_answer(http, "/api/traces", query) or {"traces": []})["traces"]
-        traces = [trace for trace in found if trace and trace["spans"]]
-        for trace in traces:
-            query = {"trace": trace["trace_id"], "limit": str(MOST_LINES)}
-            trace["lines"] = (_answer(http, "/api/logs", query) or {"lines": []})["lines"]
-        if not traces:
-            _answer(http, "/api/logs", {"limit": "1"})  # it says so when everything goes elsewhere
-            raise CannotStart(_nothing(trace_id, order))
+    if order is None:
+        found = [_answer(http, f"/api/traces/{trace_id}", {})]
+    else:
+        query = {"order": f"orders/{order}", "limit": str(MOST_TRACES)}
+        found = (_answer(http, "/api/traces", query) or {"traces": []})["traces"]
+    traces = [trace for trace in found if trace and trace["spans"]]
+    for trace in traces:
+        query = {"trace": trace["trace_id"], "limit": str(MOST_LINES)}
+        trace["lines"] = (_answer(http, "/api/logs", query) or {"lines": []})["lines"]
+    if not traces:
+        _answer(http, "/api/logs", {"limit": "1"})  # it says so when everything goes elsewhere
+        raise CannotStart(_nothing(trace_id, order))
     return sorted(traces, key=lambda trace: min(span["start_ns"] for span in trace["spans"]))
 
 

@@ -30,13 +30,14 @@ def trace(state: Path, id: str | None, order: str | None, as_json: bool) -> None
 
     For example: shopmesh trace --order orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed
     """
-    from services.cli.trace import asked, pictures, terminal_width, wanted
+    from services.cli.trace import asked, client, pictures, terminal_width, wanted
 
     trace_id, order_id = wanted(id, order)
     port = StateFolder(state.absolute()).ports().get("telemetry")
     if port is None:
         raise CannotStart("the shop was started by a version without traces: start it again")
-    traces = asked(f"http://{HOST}:{port}", trace_id, order_id)
+    with client(f"http://{HOST}:{port}") as pages:
+        traces = asked(pages, trace_id, order_id)
     lines = [json.dumps(traces, indent=1)] if as_json else pictures(traces, order_id, terminal_width())
     try:
         for line in lines:

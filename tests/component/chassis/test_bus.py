@@ -7,9 +7,13 @@ from uuid import uuid4
 
 import pytest
 
+from services.chassis import logs
 from services.chassis.bus import Bus, BusUnavailable, Message
 from services.chassis.patience import describe
+from services.chassis.settings import Settings
+from services.chassis.tracing import at, trace_id, tracing
 from tests.support.nats import NatsServer, running_nats
+from tests.support.otlp import receiving
 from tests.support.waiting import eventually
 
 
@@ -160,6 +164,37 @@ async def test_a_message_keeps_its_headers(nats: NatsServer, stream: str) -> Non
     assert (got[0].subject, got[0].data, got[0].headers["ce-id"]) == (f"{stream}.letter", b"\x00\xff", "1")
     assert got[0].traceparent is not None
     assert got[0].traceparent.split("-")[1] == trace.split("-")[1]
+
+
+async def test_messages_that_come_together_have_a_span_each_in_their_own_trace(nats: NatsServer, stream: str) -> None:
+    traces = ["1" * 32, "2" * 32]
+    got: list[tuple[str, str | None]] = []
+
+    async def handle(messages: Sequence[Message]) -> None:
+        got.extend((trace_id(), logs.order()) for _ in messages)
+        for message in messages:
+            with at(message.traceparent):
+                got.append((trace_id(), message.about))
+
+    with receiving() as receiver:
+        tracing.export(Settings.read("reader", {"SHOPMESH_OTLP_ENDPOINT": receiver.endpoint}), "fruit")
+        try:
+            async with connected(nats) as bus:
+                await bus.ensure_stream(stream, [f"{stream}.>"])
+                for trace in traces:
+                    headers = {"traceparent": f"00-{trace}-{'b' * 16}-01", "ce-subject": f"orders/{trace[0]}"}
+                    await bus.publish(f"{stream}.letter", b"", headers)
+                task = asyncio.create_task(bus.consume(stream, "reader", [f"{stream}.*"], handle))
+                await eventually(lambda: _true(got), "they arrive")
+                task.cancel()
+                await asyncio.wait([task])
+        finally:
+            await asyncio.to_thread(tracing.close)
+        first, second = [span for trace in traces for span in receiver.trace(trace)]
+
+    assert got == [(traces[0], None), (traces[0], None), (traces[0], "orders/1"), (traces[1], "orders/2")]
+    assert [span.attributes["fruit.order"] for span in (first, second)] == ["orders/1", "orders/2"]
+    assert (first.links, second.links) == ((), ((first.trace_id, first.span_id),))
 
 
 async def test_a_stream_is_known_again_by_its_creation_time(nats: NatsServer, stream: str) -> None:
