@@ -3,20 +3,16 @@
 `make chaos ARGS="-k shop_under_faults"` prints the table.
 """
 
-import os
-import random
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from tests.support.bare_shop import BareShop, running_bare_shop
-from tests.support.shop_faults import HEAD, LASTING, Fault, Row, pending, sold_out, storm, under
+from tests.support.shop_faults import HEAD, LASTING, SEED, Fault, Row, pending, sold_out, storm, under
 from tests.support.steps import STEPS, Step, frozen_at, killed_at
 
 KILLS = 50
 SOLD_OUT = 20
-SEED = int(os.environ.get("SHOPMESH_SEED") or random.randrange(1 << 32))
-"""In the name of the test, so that whoever sees it fail can have the same storm again."""
 
 
 @pytest.fixture(scope="module")

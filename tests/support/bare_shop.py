@@ -1,4 +1,4 @@
-"""A shop of real processes without its command: two instances of each service on a mesh of their own.
+"""A shop of real processes without its command, on a mesh of their own: two instances of each service but Product.
 
 Every part can be killed, frozen and started again where it was, and a test can hold the wires in between. Holds live
 for 10 s and leases for 3 s, so that what a lost process had in hand is taken over while a test waits.
@@ -205,7 +205,7 @@ async def running_bare_shop(*, wired: bool = False) -> AsyncIterator[BareShop]:
         await asyncio.to_thread(subprocess.run, command, check=True)
         await _lift_limits(mesh)
         for service in SERVICES:
-            for number in (1, 2):
+            for number in (1,) if service == "product" else (1, 2):
                 shop.instances.append(instance := await _instance(shop, service, number, stack if wired else None))
                 stack.callback(instance.kill)
         await asyncio.gather(*(asyncio.to_thread(one.start) for one in shop.instances))

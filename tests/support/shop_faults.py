@@ -4,12 +4,13 @@ The first line of a docstring is its row in docs/faults.md.
 """
 
 import asyncio
+import os
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from random import Random
 from typing import Self
 
 from grpc import StatusCode
@@ -183,16 +184,20 @@ async def notification_away(shop: BareShop) -> None:
 
 async def _away(*parts: Server) -> None:
     await asyncio.gather(*(asyncio.to_thread(part.kill) for part in parts))
-    await asyncio.sleep(OUTAGE_S)
-    await asyncio.gather(*(asyncio.to_thread(part.start) for part in parts))
+    try:
+        await asyncio.sleep(OUTAGE_S)
+    finally:  # also when a buyer has failed meanwhile: the next test needs a whole shop
+        await asyncio.gather(*(asyncio.to_thread(part.start) for part in parts))
 
 
 async def _hangs(*parts: Server) -> None:
     for part in parts:
         await asyncio.to_thread(part.freeze)
-    await asyncio.sleep(OUTAGE_S)
-    for part in parts:
-        part.thaw()
+    try:
+        await asyncio.sleep(OUTAGE_S)
+    finally:
+        for part in parts:
+            part.thaw()
 
 
 # --- everything at once --------------------------------------------------------------------------------------------
@@ -201,17 +206,21 @@ LONGEST_PAUSE_S = 1.5
 """Between two kills."""
 MOST_DOWN = 4
 """At once, of eleven: where starting takes long, nobody would be left to be killed at anything."""
+SEED = int(os.environ.get("SHOPMESH_SEED") or random.randrange(1 << 32))
+"""In the name of the test, so that whoever sees it fail can have the same storm again."""
 
 
 def storm(kills: int, seed: int) -> Fault:
     """Of so many kills, by chance but for the seed."""
 
     async def fault(shop: BareShop) -> None:
-        chance, down, others_are_up = Random(seed), set[str](), asyncio.Semaphore(MOST_DOWN)
+        chance, down, others_are_up = random.Random(seed), set[str](), asyncio.Semaphore(MOST_DOWN)
 
         async def lose(name: str, part: Server) -> None:
-            await asyncio.to_thread(part.kill)
-            await asyncio.to_thread(_start, part)
+            try:
+                await asyncio.to_thread(part.kill)
+            finally:
+                await asyncio.to_thread(_start, part)
             down.discard(name)
             others_are_up.release()
 
