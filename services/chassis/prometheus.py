@@ -8,6 +8,7 @@ is left out.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
@@ -33,16 +34,16 @@ def text(resources: Iterable[pb.ResourceMetrics], *, told_apart: bool) -> str:
     Of two that call one metric by different kinds the first is right.
     """
     families = dict[str, _Family]()
-    info = families.setdefault("target_info", _Family("gauge", "Who was asked."))
+    info = families.setdefault("target_info", _Family("target_info", "gauge", "Who was asked."))
     for resource in resources:
         about = _labels(resource.resource.attributes)
         known = {each.key: _value(each.value) for each in resource.resource.attributes}
         whose = _whose(known) if told_apart else ()
-        info.lines[_merged(about, whose), ""] = "1"
+        info.put(_merged(about, whose), "1")
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 _add(families, metric, whose)
-    return "".join(family.text(name) for name, family in families.items() if family.lines)
+    return "".join(family.text() for family in families.values() if family.series)
 
 
 def name_of(metric: pb.Metric) -> str:
@@ -61,33 +62,46 @@ def name_of(metric: pb.Metric) -> str:
 
 
 class _Family:
-    def __init__(self, kind: str, about: str) -> None:
-        self.kind, self.about = kind, about
-        self.lines: dict[tuple[Labels, str], str] = {}
-        """Values by labels and the ending of the name."""
+    """All series of one metric, each as its lines."""
 
-    def text(self, name: str) -> str:
+    def __init__(self, name: str, kind: str, about: str) -> None:
+        self.name, self.kind, self.about = name, kind, about
+        self.series: dict[Labels, str] = {}
+
+    def text(self) -> str:
         about = self.about.replace("\\", "\\\\").replace("\n", "\\n")
-        head = f"# HELP {name} {about}\n# TYPE {name} {self.kind}\n"
-        return head + "".join(
-            f"{name}{ending}{_braces(labels)} {value}\n" for (labels, ending), value in self.lines.items()
-        )
+        return f"# HELP {self.name} {about}\n# TYPE {self.name} {self.kind}\n" + "".join(self.series.values())
+
+    def put(self, labels: Labels, value: str) -> None:
+        self.series[labels] = f"{self.name}{_braces(_inner(labels))} {value}\n"
+
+    def put_distribution(self, labels: Labels, point: pb.HistogramDataPoint) -> None:
+        inner, lines, so_far = _inner(labels), list[str](), 0
+        before = f"{self.name}_bucket{{{inner}," if inner else f"{self.name}_bucket{{"
+        if len(point.bucket_counts) == len(point.explicit_bounds) + 1:
+            for bound, count in zip(point.explicit_bounds, point.bucket_counts, strict=False):
+                so_far += count
+                lines.append(f'{before}le="{_bound(bound)}"}} {so_far}\n')
+        lines.append(f'{before}le="+Inf"}} {point.count}\n')
+        lines.append(f"{self.name}_sum{_braces(inner)} {_number(point.sum)}\n")
+        lines.append(f"{self.name}_count{_braces(inner)} {point.count}\n")
+        self.series[labels] = "".join(lines)
 
 
 def _add(families: dict[str, _Family], metric: pb.Metric, whose: Labels) -> None:
-    kind = _kind(metric)
+    kind, name = _kind(metric), name_of(metric)
     if kind is None:
         return
-    family = families.setdefault(name_of(metric), _Family(kind, metric.description or "Not described."))
+    family = families.setdefault(name, _Family(name, kind, metric.description or "Not described."))
     if family.kind != kind:
         return
-    if metric.HasField("histogram"):
+    if kind == "histogram":
         for distribution in metric.histogram.data_points:
-            _add_distribution(family, distribution, _merged(_labels(distribution.attributes), whose))
+            family.put_distribution(_merged(_labels(distribution.attributes), whose), distribution)
         return
     for point in metric.sum.data_points if metric.HasField("sum") else metric.gauge.data_points:
         value = point.as_double if point.HasField("as_double") else float(point.as_int)
-        family.lines[_merged(_labels(point.attributes), whose), ""] = _number(value)
+        family.put(_merged(_labels(point.attributes), whose), _number(value))
 
 
 def _kind(metric: pb.Metric) -> str | None:
@@ -101,18 +115,6 @@ def _kind(metric: pb.Metric) -> str | None:
     return None
 
 
-def _add_distribution(family: _Family, point: pb.HistogramDataPoint, labels: Labels) -> None:
-    if len(point.bucket_counts) == len(point.explicit_bounds) + 1:
-        so_far = 0
-        for bound, count in zip((*point.explicit_bounds, math.inf), point.bucket_counts, strict=True):
-            so_far += count
-            family.lines[(*labels, ("le", _bound(bound))), "_bucket"] = str(so_far)
-    else:
-        family.lines[(*labels, ("le", "+Inf")), "_bucket"] = str(point.count)
-    family.lines[labels, "_sum"] = _number(point.sum)
-    family.lines[labels, "_count"] = str(point.count)
-
-
 def _whose(resource: Mapping[str, str]) -> Labels:
     job = "/".join(filter(None, (resource.get(_NAMESPACE, ""), resource.get(_JOB, ""))))
     return (("job", job or "unknown"), ("instance", resource.get(_INSTANCE, "")))
@@ -122,12 +124,17 @@ def _labels(attributes: Sequence[KeyValue]) -> Labels:
     """In the order of their names. Values of keys that Prometheus cannot tell apart are joined by `;`."""
     labels = dict[str, str]()
     for each in sorted(attributes, key=lambda each: each.key):
-        label = re.sub(r"[^a-zA-Z0-9_]", "_", each.key) or "_"
-        label = f"key_{label}" if label[0].isdigit() else label
-        label = f"key{label}" if label.startswith("__") else label
-        value = _value(each.value)
+        label, value = _label(each.key), _value(each.value)
         labels[label] = f"{labels[label]};{value}" if label in labels else value
     return tuple(labels.items())
+
+
+@lru_cache(4096)
+def _label(key: str) -> str:
+    label = re.sub(r"[^a-zA-Z0-9_]", "_", key) or "_"
+    if label.startswith("__"):
+        return f"key{label}"
+    return f"key_{label}" if label[0].isdigit() else label
 
 
 def _merged(labels: Labels, whose: Labels) -> Labels:
@@ -150,18 +157,21 @@ def _value(value: AnyValue) -> str:
             return ""
 
 
-def _braces(labels: Labels) -> str:
-    if not labels:
-        return ""
+def _inner(labels: Labels) -> str:
     escaped = (
         (name, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for name, value in labels if value
     )
-    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped) + "}"
+    return ",".join(f'{name}="{value}"' for name, value in escaped)
 
 
+def _braces(inner: str) -> str:
+    return f"{{{inner}}}" if inner else ""
+
+
+@lru_cache(4096)
 def _bound(value: float) -> str:
     """With a point: what a query compares is the same in Prometheus 2 and 3, which adds it."""
-    return "+Inf" if math.isinf(value) else repr(float(value))
+    return repr(value)
 
 
 def _number(value: float) -> str:
