@@ -109,10 +109,15 @@ class Store:
             raise CannotStart(_why(answer))
         if answer.status_code != 200:
             raise Away(_why(answer))
-        told = answer.json()
-        lines: list[dict[str, Any]] = told["lines"]
-        if "before" not in more:  # what has come between two pages was not asked for
-            self._last = max([self._last, told["last"] if not more else 0, *(line["id"] for line in lines)])
+        try:
+            told = answer.json()
+            lines: list[dict[str, Any]] = told["lines"]
+            last = int(told["last"])  # of all that were looked at, and smaller than before when the store was emptied
+        except (ValueError, KeyError, TypeError):
+            raise Away("what answers is no store of log lines") from None
+        if "before" not in more:
+            newest = max((line["id"] for line in lines), default=0)
+            self._last = newest if lines and "after" in more else max(newest, last)
         return lines
 
 

@@ -28,6 +28,10 @@ class Reading(Protocol):
         """By time, or by their ids where `after_id` says that they are followed."""
         ...
 
+    def last_line(self) -> int:
+        """The id of the line that came last, which need not be the newest; 0: there is none."""
+        ...
+
     def status(self) -> Status: ...
 
 

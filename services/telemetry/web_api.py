@@ -5,7 +5,7 @@
     GET /api/traces?order&limit                                                   {"traces": [the same]}, newest first
     GET /api/status                                                               what is kept, and what was dropped
 
-`last` is the id of the newest line of all, for who follows with `after`. A question that cannot be answered is 400
+`last` is the id of the line that came last, for who follows with `after`. A question that cannot be answered is 400
 {"error"}. Where everything goes to a collector of the person's own, its lines are not here: 503.
 """
 
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.telemetry import asking, reading
-from services.telemetry.model import LineQuery, Span, TraceQuery
+from services.telemetry.model import Span, TraceQuery
 from services.telemetry.reading import Reading
 from services.telemetry.showing import Json, bounded, lines, span
 
@@ -36,11 +36,11 @@ class Api:
         query = asking.lines(request.query_params, most=MOST_LINES)
         if self._collector:
             raise HTTPException(503, f"lines go to {self._collector}")
-        newest = await asyncio.to_thread(self._store.lines, LineQuery(limit=1))
+        last = await asyncio.to_thread(self._store.last_line)
         before = asking.number(request.query_params, "before", 0)
         found = await asyncio.to_thread(reading.lines, self._store, query, before)
         shown = lines(found, newest=not query.after_id)
-        return Json({"lines": shown, "last": max((line.id for line in newest), default=0)})
+        return Json({"lines": shown, "last": last})
 
     async def trace(self, request: Request) -> Response:
         asking.require_known(request.query_params, ())

@@ -43,6 +43,9 @@ class ToldStore:
         for line in lines:
             self.said.append(replace(line, id=len(self.said) + 1))
 
+    def last_line(self) -> int:
+        return len(self.said)
+
     def trace(self, trace_id: str) -> Sequence[Span]:
         return sorted((span for span in self.spans if span.trace_id == trace_id), key=lambda span: span.start_ns)
 

@@ -151,3 +151,24 @@ async def test_the_store_and_the_files_give_the_same_lines_for_the_same_question
         wanted = {"since_ns": SINCE_NS, **more}
         assert watched.lines(**wanted) == Files(watched.logs).newest(Wanted(**wanted)), more
     assert any(watched.lines(**more) for more in ASKED)
+
+
+async def test_who_follows_is_told_what_comes_and_nothing_twice(watched: Watched) -> None:
+    asked = Wanted(service="mailbox", limit=1)
+
+    async def has(message: str) -> bool:
+        return any(line.message == message for line in watched.lines(service="mailbox"))
+
+    async def write(year: int, message: str) -> None:
+        with closing(LogFile(watched.logs, "mailbox")) as log:
+            log.write(json.dumps({"time": f"{year}-01-01T00:00:00Z", "message": message}).encode() + b"\n")
+        await eventually(partial(has, message), "it is taken up")
+
+    await write(2031, "newest")
+    await write(2020, "older, and came later")
+    with closing(Store(f"127.0.0.1:{watched.process.port}")) as follower:
+        assert [line.message for line in follower.newest(asked)] == ["newest"]
+        assert follower.later(asked) == []
+        await write(2020, "and one more")
+        assert [line.message for line in follower.later(asked)] == ["and one more"]
+        assert follower.later(asked) == []
