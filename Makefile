@@ -190,7 +190,7 @@ $(UV):
 
 $(ENVIRONMENT): $(UV)
 	@$(alone)
-	echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 610 MB)" >&2
+	echo "environment: installing $$(grep -c == requirements.lock) packages into .venv (once, 780 MB)" >&2
 	if ! ls $(HERE)-* >/dev/null 2>&1; then
 	  $(find_python)
 	  $(UV) venv --quiet --clear --python "$$python" .venv
@@ -198,7 +198,7 @@ $(ENVIRONMENT): $(UV)
 	uv() { $(UV) pip "$$1" --quiet --python $(BIN)/python "$${@:2}" 2>&1; }
 	told=$$(uv sync --require-hashes requirements.lock && uv install --no-deps --no-build-isolation --editable . --editable gen/python) || {
 	  echo "shopmesh cannot install its packages ($$(sed -n '1p;$$s/^ *cause/cause/p' <<<"$$told" | paste -sd' '))." \
-	    "It takes the network and 610 MB of disk; https_proxy, SSL_CERT_FILE and uv's settings say how to get out." >&2; exit 1; }
+	    "It takes the network and 780 MB of disk; https_proxy, SSL_CERT_FILE and uv's settings say how to get out." >&2; exit 1; }
 	rm -f .venv/.made-in-*; touch $@
 
 $(BENCH): $(ENVIRONMENT)

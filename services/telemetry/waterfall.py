@@ -1,5 +1,6 @@
 """A trace as a picture small enough to stand beside other things; Zipkin Lens draws the large one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -11,6 +12,7 @@ COLOURS = {"order": 0, "inventory": 1, "notification": 2, "product": 3, "envoy":
 OTHERS = (5, 6, 7)
 MOST_BARS = 60
 WIDTH = 1_000.0
+_PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9_]*\.)+(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Bar:
 class Waterfall:
     trace_id: str
     name: str
+    """Of its first span, without the package of an rpc."""
     start_ns: int
     duration_ns: int
     bars: Sequence[Bar]
@@ -61,7 +64,7 @@ def waterfall(spans: Sequence[Span]) -> Waterfall:
     root = next((span for span in spans if not span.parent_id), spans[0])
     return Waterfall(
         trace_id=root.trace_id,
-        name=root.name,
+        name=_PACKAGE.sub("", root.name),
         start_ns=first,
         duration_ns=whole,
         bars=bars,

@@ -1,0 +1,48 @@
+"""Pages of log lines over the real store, back to the first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.telemetry.intake import Intake
+from services.telemetry.model import Line, LineQuery
+from services.telemetry.reading import lines
+from services.telemetry.segments import Bounds, Segments
+from services.telemetry.store import Store
+from tests.support.told_store import A_LINE, MS
+
+
+@contextmanager
+def kept(folder: Path, said: list[Line]) -> Iterator[Store]:
+    segments = Segments(folder, Bounds())
+    intake = Intake(segments)
+    intake.put_lines(said)
+    intake.close()
+    intake.run()
+    yield Store(segments, intake)
+    segments.close()
+
+
+@pytest.mark.parametrize(
+    "query", [LineQuery(limit=4), LineQuery(service="order", limit=4), LineQuery(text="line", limit=4)]
+)
+def test_no_line_is_lost_or_shown_twice_where_many_share_a_moment(tmp_path: Path, query: LineQuery) -> None:
+    said = [replace(A_LINE, time_ns=A_LINE.time_ns + at // 10 * MS, message=f"line {at}") for at in range(30)]
+    told, before = list[str](), 0
+    with kept(tmp_path, said) as store:
+        while page := lines(store, query, before):
+            told[:0] = [line.message for line in page]
+            before = page[0].id
+
+    assert told == [line.message for line in said]
+
+
+def test_there_is_nothing_older_than_a_line_that_is_no_longer_there(tmp_path: Path) -> None:
+    with kept(tmp_path, [A_LINE]) as store:
+        [line] = lines(store, LineQuery(), 0)
+        assert lines(store, LineQuery(), line.id) == []
+        assert lines(store, LineQuery(), line.id + 7) == []
+        assert lines(store, LineQuery(), 1) == []
