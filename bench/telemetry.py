@@ -54,9 +54,8 @@ class Store:
     """A store of its own, and what it is sent."""
 
     def __init__(self, folder: Path) -> None:
-        keep = {"SHOPMESH_TELEMETRY_MAX_BYTES": str(8 << 30)}
         (folder / "logs").mkdir(parents=True)
-        self.server = Telemetry(folder, folder / "logs", keep).start()
+        self.server = Telemetry(folder, folder / "logs").start()
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self.server.other_ports[0]}")
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{self.server.port}", trust_env=False, timeout=60)
         self.traces: list[str] = []

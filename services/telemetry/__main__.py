@@ -21,6 +21,7 @@ from services.chassis.settings import CannotStart, Settings, host_and_port, join
 from services.chassis.vitals import watch_the_loop
 from services.pages.guard import LOOPBACK
 from services.story.databases import urls
+from services.telemetry import memory
 from services.telemetry.counted import count
 from services.telemetry.forward import Forward
 from services.telemetry.intake import Intake
@@ -76,6 +77,7 @@ def main() -> None:
     """Serves on the addresses that the environment names. Exits with 1 when it cannot."""
     # Nobody forks here, and what allows it costs time.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    memory.in_one_place()
     logs.configure("telemetry", os.environ.get("SHOPMESH_INSTANCE") or "telemetry")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -3,8 +3,6 @@
 What finds no room, or no disk, is dropped and counted: the store is worth less than what it watches.
 """
 
-import contextlib
-import ctypes
 import sqlite3
 import threading
 import time
@@ -16,7 +14,7 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.chassis import logs
-from services.telemetry import otlp
+from services.telemetry import memory, otlp
 from services.telemetry.model import Line
 from services.telemetry.segments import Segments, is_broken
 from services.telemetry.writing import Item, Lines, Mark, Writer
@@ -157,7 +155,7 @@ class Intake:
                     kept_house = time.monotonic()
                     self._segments.expire()
                     self._tell()
-                    _give_back_memory()
+                    memory.give_back()
         finally:
             if self._writer:
                 self._writer.close()
@@ -220,12 +218,6 @@ class Intake:
                 dropped=total - self._told, spans=self.dropped_spans(), lines=self.dropped_lines(),
             )  # fmt: skip
             self._told = total
-
-
-def _give_back_memory() -> None:
-    """Of glibc, which keeps what a flood took; elsewhere nothing happens."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reason(error: Exception) -> str:

@@ -76,7 +76,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 def open_to_read(path: Path) -> sqlite3.Connection:
     """For any thread, one at a time. Raises sqlite3.Error, OtherSchema."""
     database = open_to_write(path)
-    database.execute("pragma query_only = on")
+    database.executescript("pragma query_only = on; pragma cache_size = -256")
     return database
 
 

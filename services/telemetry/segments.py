@@ -18,8 +18,8 @@ from services.telemetry import schema
 
 LINE_IDS = 2**32
 """Line n of segment s has the id s * LINE_IDS + n."""
-_IDLE = 4
-"""So many connections stay open for the next question."""
+_IDLE = 20
+"""So many connections stay open for the next question, which asks all segments. To open one takes a millisecond."""
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 log = logs.get()
