@@ -9,7 +9,7 @@ import grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 
 from tests.support.otlp import Span
-from tests.support.pages import spans_of, traces_of
+from tests.support.pages import lines_of, spans_of, traces_of
 from tests.support.refused import outcome
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
@@ -100,8 +100,16 @@ async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_don
     assert {span.name for span in ours} - about == {"select products"}, "Product does not know what it is asked for"
     assert [span.attributes["rpc.response.status_code"] for span in ours if sort_of(span) == "rpc"] == ["OK"] * 7
 
+    async def said() -> bool:
+        lines = await lines_of(shop, trace=trace_id)
+        calls = {(line["service"], line["order"]) for line in lines if line["message"] == "call"}
+        assert calls >= {("order", order.name), ("inventory", order.name), ("product", ""), ("envoy", "")}
+        return [line["order"] for line in lines if line["message"] == "mail sent"] == [order.name]
+
+    await eventually(said, "what was said in it has arrived")
     seen = shop.command("trace", "--order", order.name)
     assert seen.splitlines()[0] == f"trace {trace_id}"
+    assert "· mail sent" in seen
     assert re.search(r"^notification +smtp send +.* ms$", seen, re.MULTILINE)
     assert [each["trace_id"] for each in json.loads(shop.command("trace", "--json", trace_id))] == [trace_id]
 
