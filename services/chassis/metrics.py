@@ -3,8 +3,8 @@
     _mails = Counter("shop.notification.mails", "{mail}", "Mails that were handed to the mail server.", "outcome")
     _mails.add("sent")
 
-Names, units and labels are those of OpenTelemetry (semantic conventions 1.4x where they have one, `shop.` for the
-business and `shopmesh.` for what it stands on). A label has few values, all known when the code is written: a code, a
+Names, units and labels are OpenTelemetry's: its semantic conventions where they have one, else `shop.` for the business
+and `shopmesh.` for what it stands on. A label has few values, all known when the code is written: a code, a
 reason, a state; never an order, a product or a person. What exceeds MOST_SERIES all the same is counted as one series.
 """
 
@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from time import time_ns
-from typing import override
 
 type Labels = tuple[str, ...]
 """Values in the order in which the metric names its labels. An empty one is as good as none."""
@@ -76,10 +75,6 @@ class Metric:
         self.name, self.unit, self.about, self.labels = name, unit, about, labels
         among.declare(self)
 
-    def numbers(self) -> Iterator[tuple[Attributes, float]]:
-        """Of each series, now. A histogram has none."""
-        return iter(())
-
     def attributes(self, labels: Labels) -> Attributes:
         """The labels of a series by their names."""
         if labels is _OVERFLOW:
@@ -93,43 +88,47 @@ class Metric:
         return labels if known < MOST_SERIES else _OVERFLOW
 
 
-class Counter(Metric):
+class Single(Metric):
+    """A metric with one number for each series."""
+
+    def __init__(self, name: str, unit: str, about: str, *labels: str, among: Metrics = declared) -> None:
+        super().__init__(name, unit, about, *labels, among=among)
+        self._values: dict[Labels, float] = {}
+        self._ask: Callable[[], Mapping[Labels, float]] | None = None
+
+    def ask(self, values: Callable[[], Mapping[Labels, float]]) -> None:
+        """From now on it is read there each time: at once, and without waiting for anything."""
+        self._ask = values
+
+    def numbers(self) -> Iterator[tuple[Attributes, float]]:
+        """Of each series, now."""
+        values = self._ask() if self._ask else self._values.copy()
+        return ((self.attributes(labels), value) for labels, value in values.items())
+
+
+class Counter(Single):
     """Only ever rises, from 0 when the process starts."""
 
     kind = Kind.COUNTER
 
     def __init__(self, name: str, unit: str, about: str, *labels: str, among: Metrics = declared) -> None:
         super().__init__(name, unit, about, *labels, among=among)
-        self._values: dict[Labels, float] = {} if labels else {(): 0}
-        self._ask: Callable[[], Mapping[Labels, float]] | None = None
+        if not labels:
+            self._values[()] = 0
 
     def add(self, *labels: str, by: float = 1) -> None:
-        """Counts something once, or `by` times."""
+        """Counts something once, or `by` times. By 0 it is only there: its first rise is seen as one."""
         try:
             self._values[labels] += by
         except KeyError:
             key = self.admitted(labels, len(self._values))
             self._values[key] = self._values.get(key, 0) + by
 
-    def ask(self, values: Callable[[], Mapping[Labels, float]]) -> None:
-        """From now on it is read from where somebody else counts."""
-        self._ask = values
 
-    @override
-    def numbers(self) -> Iterator[tuple[Attributes, float]]:
-        values = self._ask() if self._ask else self._values.copy()
-        return ((self.attributes(labels), value) for labels, value in values.items())
-
-
-class Gauge(Metric):
+class Gauge(Single):
     """A number as it is now. What is not known at the moment has no value, not an old one."""
 
     kind = Kind.GAUGE
-
-    def __init__(self, name: str, unit: str, about: str, *labels: str, among: Metrics = declared) -> None:
-        super().__init__(name, unit, about, *labels, among=among)
-        self._values: dict[Labels, float] = {}
-        self._ask: Callable[[], Mapping[Labels, float]] | None = None
 
     def set(self, value: float, *labels: str) -> None:
         """Of one series."""
@@ -144,15 +143,6 @@ class Gauge(Metric):
     def forget(self) -> None:
         """Nothing is known now."""
         self._values = {}
-
-    def ask(self, values: Callable[[], Mapping[Labels, float]]) -> None:
-        """From now on it is read there each time: at once, and without waiting for anything."""
-        self._ask = values
-
-    @override
-    def numbers(self) -> Iterator[tuple[Attributes, float]]:
-        values = self._ask() if self._ask else self._values.copy()
-        return ((self.attributes(labels), value) for labels, value in values.items())
 
 
 class Histogram(Metric):

@@ -3,13 +3,13 @@
 Imported when somebody wants to know: the messages are a megabyte of memory.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from services.chassis.metrics import Attributes, Histogram, Kind, Metric
+from services.chassis.metrics import Attributes, Counter, Gauge, Histogram, Metric, Single
 from services.chassis.settings import Settings
 
 _SCOPE = InstrumentationScope(name="services.chassis")
@@ -31,39 +31,46 @@ def encode(metrics: Iterable[Metric], settings: Settings, started_ns: int, now_n
 
 
 def _encode(metric: Metric, started_ns: int, now_ns: int) -> pb.Metric | None:
+    """None without a series."""
     message = pb.Metric(name=metric.name, unit=metric.unit, description=metric.about)
-    if isinstance(metric, Histogram):
-        message.histogram.aggregation_temporality = _CUMULATIVE
-        for attributes, series in metric.distributions():
-            counts = series.counts.copy()
-            message.histogram.data_points.add(
-                attributes=_attributes(attributes),
-                start_time_unix_nano=started_ns,
-                time_unix_nano=now_ns,
-                count=sum(counts),
-                sum=series.sum,
-                bucket_counts=counts,
-                explicit_bounds=metric.bounds,
-            )
-        return message if message.histogram.data_points else None
-    points = [
-        pb.NumberDataPoint(
+    match metric:
+        case Histogram():
+            histogram = message.histogram
+            histogram.aggregation_temporality = _CUMULATIVE
+            histogram.data_points.extend(_distributions(metric, started_ns, now_ns))
+            return message if histogram.data_points else None
+        case Counter():
+            message.sum.aggregation_temporality, message.sum.is_monotonic = _CUMULATIVE, True
+            message.sum.data_points.extend(_numbers(metric, started_ns, now_ns))
+            return message if message.sum.data_points else None
+        case Gauge():
+            message.gauge.data_points.extend(_numbers(metric, 0, now_ns))
+            return message if message.gauge.data_points else None
+    raise TypeError(metric)
+
+
+def _numbers(metric: Single, started_ns: int, now_ns: int) -> Iterator[pb.NumberDataPoint]:
+    for attributes, value in metric.numbers():
+        yield pb.NumberDataPoint(
             attributes=_attributes(attributes),
-            start_time_unix_nano=started_ns if metric.kind is Kind.COUNTER else 0,
+            start_time_unix_nano=started_ns,
             time_unix_nano=now_ns,
             as_double=value,
         )
-        for attributes, value in metric.numbers()
-    ]
-    if not points:
-        return None
-    if metric.kind is Kind.COUNTER:
-        message.sum.CopyFrom(
-            pb.Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=True),
+
+
+def _distributions(metric: Histogram, started_ns: int, now_ns: int) -> Iterator[pb.HistogramDataPoint]:
+    for attributes, series in metric.distributions():
+        counts = series.counts.copy()
+        yield pb.HistogramDataPoint(
+            attributes=_attributes(attributes),
+            start_time_unix_nano=started_ns,
+            time_unix_nano=now_ns,
+            count=sum(counts),
+            sum=series.sum,
+            bucket_counts=counts,
+            explicit_bounds=metric.bounds,
         )
-    else:
-        message.gauge.CopyFrom(pb.Gauge(data_points=points))
-    return message
 
 
 def _attributes(attributes: Mapping[str, str | bool]) -> list[KeyValue]:
