@@ -60,13 +60,11 @@ def _name_and_kind(name: str, kind: SpanKind) -> bytes:
 
 def _link(link: Link) -> bytes:
     to = link.context
-    encoded = trace_pb2.Span.Link(
-        trace_id=to.trace_id.to_bytes(16),
-        span_id=to.span_id.to_bytes(8),
-        attributes=[_encode_key_value(key, value) for key, value in (link.attributes or {}).items()],
-        flags=trace_pb2.Span.FromString(_REMOTE if to.is_remote else _LOCAL).flags,
-    )
-    return _field(13, encoded.SerializeToString())
+    facts = [
+        _field(4, _encode_key_value(key, value).SerializeToString()) for key, value in (link.attributes or {}).items()
+    ]
+    ids = _TRACE_ID + to.trace_id.to_bytes(16) + _SPAN_ID + to.span_id.to_bytes(8)
+    return _field(13, b"".join((ids, *facts, _TO_REMOTE if to.is_remote else _TO_LOCAL)))
 
 
 def _field(number: int, body: bytes) -> bytes:
@@ -82,7 +80,7 @@ def _varint(number: int) -> bytes:
     return bytes((number & 127 | 128,)) + _varint(number >> 7)
 
 
-# Of trace_pb2.Span: tags, and whole fields of which there are few.
+# Of trace_pb2.Span, and its links: tags, and whole fields of which there are few.
 _TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
 _START, _END = 7 << 3 | 1, 8 << 3 | 1
 _times = struct.Struct("<BQBQ").pack
@@ -92,7 +90,7 @@ _STATUS = {
     ).SerializeToString()
     for code in StatusCode
 }
-_LOCAL = trace_pb2.Span(flags=trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK).SerializeToString()
-_REMOTE = trace_pb2.Span(
-    flags=trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-).SerializeToString()
+_HERE = trace_pb2.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_FAR = _HERE | trace_pb2.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+_LOCAL, _REMOTE = (trace_pb2.Span(flags=flags).SerializeToString() for flags in (_HERE, _FAR))
+_TO_LOCAL, _TO_REMOTE = (trace_pb2.Span.Link(flags=flags).SerializeToString() for flags in (_HERE, _FAR))
