@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterLbPolicy
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
 
 from services.controlplane.contract import Contract
 from services.controlplane.model import Model, Seen
@@ -71,3 +72,16 @@ def test_every_balancing_ends_with_one_that_every_client_knows(document: bytes) 
         last = cluster.load_balancing_policy.policies[-1].typed_extension_config
         assert last is not None
         assert last.name.endswith(".round_robin")
+
+
+def test_whoever_takes_the_spans_and_is_frozen_collects_no_requests() -> None:
+    # Envoy gives its exports no time limit.
+    cluster = Cluster.parse(told(b"{}").bodies[Kind.CLUSTER]["otlp"])
+    assert cluster.circuit_breakers is not None
+    (limits,) = cluster.circuit_breakers.thresholds
+    assert (limits.max_requests, limits.max_pending_requests) == (8, 8)
+    (options,) = cluster.typed_extension_protocol_options.values()
+    http = HttpProtocolOptions.parse(options.value).explicit_http_config
+    assert http is not None
+    assert http.http2_protocol_options is not None
+    assert http.http2_protocol_options.connection_keepalive is not None
