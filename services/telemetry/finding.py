@@ -18,6 +18,8 @@ select trace_id from orders join orders_traces on orders_traces."order" = orders
 _EVER = 2**63 - 1
 _MOST_OPERATIONS = 500
 """That are merged by time. Of a segment with more names than that (a hostile one) all spans are sorted."""
+_MOST_TEXT = 16 << 20
+"""Of the lines of a segment: somebody may have sent a million of 4 MiB each."""
 _LINES = """
 select lines.id, time_ns, level, service, instance, message, trace_id, span_id, orders.name, fields
 from lines join voices on voices.id = voice left join traces on traces.id = trace
@@ -93,7 +95,7 @@ def _text(value: Value) -> str:
 def lines(
     database: sqlite3.Connection, number: int, query: LineQuery, traces: Collection[bytes] | None, limit: int
 ) -> list[Line]:
-    """At most `limit` lines to which the query applies: the newest, or when it follows the oldest.
+    """At most `limit` lines to which the query applies: the newest, or when it follows the oldest; fewer of huge ones.
 
     `traces`: those that the order of the query was in.
     """
@@ -102,7 +104,14 @@ def lines(
     if after >= LINE_IDS:
         return []
     ids = _line_ids(database, query, traces, after, limit)
-    return [_line(database.execute(_LINES, (id,)).fetchone(), first) for id in ids]
+    found, size = list[Line](), 0
+    for id in ids:
+        row = database.execute(_LINES, (id,)).fetchone()
+        found.append(_line(row, first))
+        size += len(row[5]) + len(row[9])
+        if size > _MOST_TEXT:
+            break
+    return found
 
 
 def _line_ids(

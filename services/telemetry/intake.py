@@ -177,6 +177,7 @@ class Intake:
         for last_try in (False, True):
             try:
                 self._ready_writer().write(waiting.item for waiting in batch)
+                self._segments.wrote(self._number)
             except (sqlite3.Error, OSError) as error:
                 number = self._number
                 self._end_writer()

@@ -52,6 +52,7 @@ class Segments:
         folder.mkdir(parents=True, exist_ok=True)
         self._begun: dict[int, float] = {}
         """By number, which is the order in which they were begun."""
+        self._written: dict[int, float] = {}
         self._last = 0
         self._idle: list[tuple[int, sqlite3.Connection]] = []
         self._lock = threading.Lock()
@@ -76,7 +77,8 @@ class Segments:
 
     def is_full(self, number: int) -> bool:
         """Whether it is time for the next one."""
-        old = self._clock() - self._begun[number] > self.bounds.segment_s
+        now = self._clock()
+        old = now - self._begun.get(number, now) > self.bounds.segment_s
         return old or self._bytes(number) >= self.bounds.segment_bytes
 
     def begin(self) -> tuple[int, sqlite3.Connection]:
@@ -87,7 +89,7 @@ class Segments:
         _unlink(path)  # what an earlier try on a full disk left
         database = schema.create(path, begun)
         with self._lock:
-            self._begun[number] = begun
+            self._begun[number] = self._written[number] = begun
             self._last = number
         return number, database
 
@@ -102,11 +104,15 @@ class Segments:
                 self.put_aside(number, error)
         return None
 
+    def wrote(self, number: int) -> None:
+        """Something was added to it just now."""
+        self._written[number] = self._clock()
+
     def expire(self) -> None:
         """Removes the oldest segments that are too old, or too much. What is being written stays."""
         while len(numbers := self.numbers()) > 1:
-            # The last word in a segment was said before the next one was begun.
-            old = self._clock() - self._begun[numbers[1]] > self.bounds.age_s
+            now = self._clock()
+            old = now - self._written.get(numbers[0], now) > self.bounds.age_s
             if not old and self.bytes() <= self.bounds.bytes - self.bounds.segment_bytes:
                 return
             self._forget(numbers[0])
@@ -171,6 +177,7 @@ class Segments:
         """What an earlier process left."""
         for number in sorted(int(path.stem) for path in self._folder.glob("*.db") if path.stem.isdigit()):
             self._last, self._begun[number] = number, 0.0
+            self._written[number] = max(_modified(file) for file in _files(self._path(number)))
             with self.reading(number) as database:
                 if database:
                     (self._begun[number],) = database.execute("select begun_s from segment").fetchone()
@@ -198,6 +205,7 @@ class Segments:
     def _forget(self, number: int) -> None:
         with self._lock:
             self._begun.pop(number, None)
+            self._written.pop(number, None)
             gone = [database for of, database in self._idle if of == number]
             self._idle = [(of, database) for of, database in self._idle if of != number]
         for database in gone:
@@ -226,6 +234,13 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _unlink(path: Path) -> None:

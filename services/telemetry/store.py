@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -13,12 +13,14 @@ from services.telemetry.intake import Intake
 from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
 from services.telemetry.segments import LINE_IDS, Segments
 
+MOST_SPANS = 10_000
+"""Of a trace, and of all traces of an answer together: a loop that forgot to end its trace must not take the memory."""
 _DEPENDENCIES_OF = 300_000
 """Spans, the newest, by which dependencies are counted: a second's work."""
 
 _SPANS_OF_TRACE = """
 select service, instances.name, data from spans join operations on operations.id = operation
-  join instances on instances.id = instance where trace = (select id from traces where trace_id = ?)"""
+  join instances on instances.id = instance where trace = (select id from traces where trace_id = ?) limit ?"""
 _SPANS_BETWEEN = """
 select trace, service, error, data from spans join operations on operations.id = operation
 where trace in (select distinct trace from spans where start_ns between ? and ?) order by trace limit ?"""
@@ -31,16 +33,16 @@ class Store:
         self._segments, self._intake = segments, intake
 
     def trace(self, trace_id: str) -> list[Span]:
-        """All its spans by start; empty when there is none, or when this is no trace id."""
+        """Its spans by start, 10,000 at most; empty when there is none, or when this is no trace id."""
         try:
             key = bytes.fromhex(trace_id)
         except ValueError:
             return []
-        found = [otlp.span(data, service, instance) for service, instance, data in self._all(_SPANS_OF_TRACE, key)]
-        return sorted(found, key=lambda span: span.start_ns)
+        rows = islice(self._all(_SPANS_OF_TRACE, key, MOST_SPANS), MOST_SPANS)
+        return sorted((otlp.span(data, *by) for *by, data in rows), key=lambda span: span.start_ns)
 
     def traces(self, query: TraceQuery) -> list[list[Span]]:
-        """Newest first, by the newest of its spans to which the query applies."""
+        """Newest first, by the newest of its spans to which the query applies. Fewer when they are very large."""
         named = self._traces_of(query.order) if query.order else None
         found: dict[bytes, None] = {}
         for number in self._segments.newest_first():
@@ -51,7 +53,13 @@ class Store:
                         break
             if len(found) >= query.limit:
                 break
-        return [self.trace(trace_id.hex()) for trace_id in found]
+        answer, spans = list[list[Span]](), 0
+        for trace_id in found:
+            answer.append(self.trace(trace_id.hex()))
+            spans += len(answer[-1])
+            if spans >= MOST_SPANS:
+                break
+        return answer
 
     def services(self) -> list[str]:
         """That have spans or log lines, by name."""
@@ -70,7 +78,7 @@ class Store:
             with self._segments.reading(number) as database:
                 rows = database.execute(_SPANS_BETWEEN, (since_ns, until_ns, left)) if database else ()
                 for _, spans in groupby(rows, itemgetter(0)):
-                    left -= _count(list(spans), calls, errors)
+                    left -= _count(list(islice(spans, MOST_SPANS)), calls, errors)
             if left <= 0:
                 break
         return [Dependency(*pair, calls=count, errors=errors[pair]) for pair, count in sorted(calls.items())]
