@@ -94,11 +94,8 @@ def said(raw: bytes, part: str, arrival_ns: int) -> Said:
 
     The launcher has seen to it that the names hold what they promise; what does not is left out here.
     """
-    try:
-        line = orjson.loads(raw)
-    except ValueError:
-        line = None
-    if not isinstance(line, dict):
+    line = parsed(raw)
+    if line is None:
         return Said(arrival_ns, "info", service_of(part), part, raw.decode(errors="replace"), "", "", "", {})
     take = line.pop
     time_ns, level, message = nanoseconds(take("time", None)), take("level", None), take("message", "")
@@ -113,6 +110,21 @@ def said(raw: bytes, part: str, arrival_ns: int) -> Said:
         _text(take("order", ""), _ORDER),
         line,
     )
+
+
+def parsed(raw: bytes) -> Line | None:
+    """The JSON object that it is. None for everything else, and for one too deep to be written again."""
+    try:
+        line = orjson.loads(raw)
+        if raw.count(b"{") + raw.count(b"[") > _SHALLOW:
+            orjson.dumps(line)
+    except (ValueError, TypeError):
+        return None
+    return line if isinstance(line, dict) else None
+
+
+_SHALLOW = 200
+"""Brackets; orjson writes 254 of them in one another, and reads more."""
 
 
 def told(line: Said) -> dict[str, Any]:
@@ -145,11 +157,13 @@ def service_of(part: str) -> str:
 
 
 def instant(said: object) -> datetime | None:
-    """The time that was meant: RFC 3339 and what is near it, or seconds or milliseconds since 1970. UTC if unsaid."""
+    """The time that was meant, in UTC: RFC 3339 and what is near it, or seconds or milliseconds since 1970."""
     try:
         if isinstance(said, str):
             time = datetime.fromisoformat(said)
-            return time if time.tzinfo else time.replace(tzinfo=UTC)
+            if time.tzinfo is not UTC:
+                time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+            return time
         if isinstance(said, int | float) and not isinstance(said, bool) and said > 1e8:
             return datetime.fromtimestamp(said / 1000 if said > 1e11 else said, UTC)
     except (ValueError, OverflowError, OSError):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import orjson
 
 from services.cli.log_dialects import DIALECTS, Line, Plain
-from services.log_files import LEVELS, instant, service_of
+from services.log_files import LEVELS, instant, parsed, service_of
 
 MAX_LINE_BYTES = 256 * 1024
 """What is longer is cut, and is text then, whatever it was."""
@@ -84,7 +84,7 @@ class Lines:
         for raw, cut in texts:
             if not raw.strip():
                 continue
-            said = None if cut else _object(raw)
+            said = None if cut or not raw.lstrip().startswith(b"{") else parsed(raw)
             if said is not None:
                 formed += self._ended(pending)
                 pending = None
@@ -122,7 +122,7 @@ class Lines:
         own = {name: _taken(rest, theirs) for name, theirs in _NAMES.items()}
         time, level = instant(own["time"]), _level(own["level"])
         line: Line = {
-            "time": (time or self._now()).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": (time or self._now()).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level or "info",
             "service": self._service,
             "instance": self._part,
@@ -138,16 +138,6 @@ class Lines:
             if (value := rest.pop(name, ours)) != ours and self._service not in DIALECTS:
                 line[f"said_{name}"] = value
         return orjson.dumps(line | {name: value for name, value in rest.items() if name not in line})
-
-
-def _object(raw: bytes) -> Line | None:
-    if not raw.lstrip().startswith(b"{"):
-        return None
-    try:
-        said = orjson.loads(raw)
-    except ValueError:
-        return None
-    return said if isinstance(said, dict) else None
 
 
 def _taken(said: Line, names: tuple[str, ...]) -> object:

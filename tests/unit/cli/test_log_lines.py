@@ -6,13 +6,29 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.cli.log_lines import MAX_LINE_BYTES, Lines
+from services.log_files import LEVELS, said, told
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 7_000, tzinfo=UTC)
 ARRIVED = "2026-11-29T12:00:00.007Z"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ORDER = "6d1e4c0a-2f9b-5b7e-9a54-0f6f8a2f3c11"
+
+
+JSON_LINES = st.dictionaries(
+    st.sampled_from(("time", "ts", "level", "severity", "message", "msg", "service", "trace_id", "order", "exception",
+                     "grpc_status", "code", "causedBy", "frames")) | st.text(max_size=5),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10)
+        | st.sampled_from((TRACE, ORDER, "call", "info", "2026-11-29T07:00:00Z", "0001-01-01T00:00:00+10:00")),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=6,
+).map(lambda line: json.dumps(line).encode() + b"\n")  # fmt: skip
 
 
 def formed(part: str, *chunks: str | bytes) -> list[dict[str, Any]]:
@@ -266,6 +282,31 @@ def test_what_is_no_json_object_is_text(text: str) -> None:
     assert line == {
         "time": ARRIVED, "level": "info", "service": "order", "instance": "order", "message": text,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["order", "envoy", "keycloak", "postgres"])
+@given(chunks=st.lists(st.binary(max_size=60) | JSON_LINES, max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_nothing_that_a_part_writes_stops_its_log(part: str, chunks: list[bytes]) -> None:
+    lines = Lines(part, lambda: NOW)
+    for line in [*(line for chunk in chunks for line in lines.add(chunk)), *lines.end()]:
+        read = said(line, part, 0)
+        assert (read.service, read.instance, read.level in LEVELS) == (part, part, True)
+        orjson.dumps(told(read))
+
+
+@pytest.mark.parametrize("deep", ["[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300])
+def test_what_is_too_deep_to_be_written_again_is_text(deep: str) -> None:
+    (line,) = formed("order", f'{{"message":"x","deep":{deep}}}\n')
+
+    assert line["message"].startswith('{"message":"x","deep":')
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_no_calendar_has_in_utc_is_none(time: str) -> None:
+    (line,) = formed("order", json.dumps({"time": time}) + "\n")
+
+    assert (line["time"], line["said_time"]) == (ARRIVED, time)
 
 
 def test_bytes_that_are_no_text_are_told_apart_from_it() -> None:
