@@ -26,7 +26,12 @@ def commands(title: str, document: str = "README.md") -> list[str]:
 
 async def walked(shop: Shop, script: str) -> str:
     """What one shell says to all of it, stopping at the first command that fails."""
-    for usual, port in {"127.0.0.1:8080": "edge", "127.0.0.1:8025": "mail", "localhost:8180": "keycloak"}.items():
+    for usual, port in {
+        "127.0.0.1:8080": "edge",
+        "127.0.0.1:8025": "mail",
+        "127.0.0.1:8026": "telemetry",
+        "localhost:8180": "keycloak",
+    }.items():
         script = script.replace(usual, f"{usual.partition(':')[0]}:{shop.ports[port]}")
     script = script.replace(".venv/bin/", f"{Path(sysconfig.get_path('scripts'))}/")
     if not shutil.which("grpcurl"):
@@ -59,6 +64,23 @@ async def test_the_tour_works_as_printed(shop: Shop) -> None:
         assert word in said.replace(" ", ""), said
     assert "CONFIRMED" in seen
     assert "looked at" in seen
+
+
+async def test_an_order_is_seen_as_printed(shop: Shop) -> None:
+    demo, *_ = commands("A tour")
+    of_the_order, of_all = commands("See it")
+
+    (id, *_) = re.findall(r"orders/([0-9a-f-]{36})", await walked(shop, demo))
+    seen = await walked(shop, re.sub(r"\bID\b", id, of_the_order))
+    said = await walked(shop, of_all)
+
+    waterfall, _, lines = seen.rpartition("smtp send")
+    for service in ("demo", "envoy", "order", "product", "inventory", "notification"):
+        assert f"\n{service} " in waterfall, seen
+    assert "mail sent" in lines, seen
+    assert "process.log_level" in said, said
+    # Every process that serves rpcs has such numbers.
+    assert any(int(line) >= 4 for line in said.splitlines() if line.isdigit()), said
 
 
 async def test_an_order_waits_for_inventory_as_printed(shop: Shop) -> None:
