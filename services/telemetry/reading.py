@@ -6,6 +6,10 @@ from typing import Protocol
 
 from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
 
+MOST_BESIDE = 20_000
+"""Lines of one moment, to the nanosecond, among which it is looked for those that came before a line: they are a flood,
+and what is left of it is passed by."""
+
 
 class Reading(Protocol):
     """May be called from any thread, and may take its time: handlers ask in threads."""
@@ -48,10 +52,11 @@ def lines(store: Reading, query: LineQuery, before_id: int) -> Sequence[Line]:
     end = first[0].time_ns, before_id
     until_ns = end[0] if query.until_ns is None else min(end[0], query.until_ns)
     beside = query.limit  # lines of the same moment that are no older
-    while True:
+    while beside < MOST_BESIDE:
         asked = replace(query, until_ns=until_ns, limit=query.limit + beside)
         found = store.lines(asked)
         older = [line for line in found if (line.time_ns, line.id) < end]
         if len(older) >= query.limit or len(found) < asked.limit:
             return older[-query.limit :]
         beside *= 4
+    return store.lines(replace(query, until_ns=end[0] - 1))

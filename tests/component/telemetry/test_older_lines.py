@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.telemetry import reading
 from services.telemetry.intake import Intake
 from services.telemetry.model import Line, LineQuery
 from services.telemetry.reading import lines
@@ -36,6 +37,7 @@ def test_no_line_is_lost_or_shown_twice_where_many_share_a_moment(tmp_path: Path
         while page := lines(store, query, before):
             told[:0] = [line.message for line in page]
             before = page[0].id
+            assert len(told) <= len(said)
 
     assert told == [line.message for line in said]
 
@@ -46,3 +48,16 @@ def test_there_is_nothing_older_than_a_line_that_is_no_longer_there(tmp_path: Pa
         assert lines(store, LineQuery(), line.id) == []
         assert lines(store, LineQuery(), line.id + 7) == []
         assert lines(store, LineQuery(), 1) == []
+
+
+def test_a_flood_of_one_moment_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_BESIDE", 8)
+    first = replace(A_LINE, time_ns=A_LINE.time_ns - 1, message="before the flood")
+    with kept(tmp_path, [first, *[replace(A_LINE, message=f"line {at}") for at in range(50)]]) as store:
+        page = lines(store, LineQuery(limit=4), 0)
+        assert [line.message for line in page] == [f"line {at}" for at in range(46, 50)]
+        for _ in range(20):
+            page = lines(store, LineQuery(limit=4), page[0].id)
+            if page[0].message == first.message:
+                return
+    pytest.fail("the end is not reached")
