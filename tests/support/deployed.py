@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.promql import Asked, asked, said_by
+from tests.support.promql import Asked, asked, named
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES: list[dict[str, Any]] = [
@@ -28,7 +28,7 @@ def _of_panels() -> Iterator[Asked]:
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", ()):
             found = asked(target["expr"])
-            yield Asked(found.query, found.metrics, found.labels | frozenset(said_by([target["legendFormat"]])))
+            yield Asked(found.query, found.metrics, found.labels | frozenset(named(target["legendFormat"])))
 
 
 def metrics() -> set[str]:

@@ -1,14 +1,10 @@
-"""What queries ask for: names of metrics and labels, as far as the queries of this repository go."""
+"""What queries ask for: the metrics, and the labels that they are chosen and put together by."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-_SELECTOR = re.compile(r"\b(?:rpc|shop|shopmesh|process|db|messaging|target)[_:][a-z0-9_:]*")
-_MATCHERS = re.compile(r"\{([^{}]*)\}")
-_MATCHER = re.compile(r"([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)\s*\"")
-_GROUPED = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^()]*)\)")
-_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
+import promql_parser as promql
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +15,26 @@ class Asked:
 
 
 def asked(query: str) -> Asked:
-    """By one query."""
-    grouped = [label.strip() for labels in _GROUPED.findall(query) for label in labels.split(",") if label.strip()]
-    matched = [label for matchers in _MATCHERS.findall(query) for label in _MATCHER.findall(matchers)]
-    bare = _GROUPED.sub("", _MATCHERS.sub("", _QUOTED.sub('""', query)))
-    return Asked(query, frozenset(_SELECTOR.findall(bare)), frozenset(grouped) | frozenset(matched))
+    """By one query, in which Grafana's variables may stand. Raises ValueError for what is no PromQL."""
+    metrics, labels = set[str](), set[str]()
+
+    def look(part: promql.Expr) -> None:
+        match part:
+            case promql.VectorSelector():
+                metrics.add(part.name or "")
+                labels.update(matcher.name for matcher in part.matchers.matchers)
+            case promql.MatrixSelector():
+                look(part.vector_selector)
+            case promql.AggregateExpr() if part.modifier:
+                labels.update(part.modifier.labels)
+            case promql.BinaryExpr() if part.modifier:
+                labels.update(part.modifier.matching.labels if part.modifier.matching else ())
+                labels.update(part.modifier.group_labels or ())
+
+    promql.walk(promql.parse(query.replace("$__rate_interval", "5m")), pre_visit=look)
+    return Asked(query, frozenset(metrics), frozenset(labels))
 
 
-def said_by(legends: Sequence[str]) -> Iterator[str]:
-    """Labels that Grafana's legends name."""
-    for legend in legends:
-        yield from re.findall(r"\{\{(\w+)\}\}", legend)
+def named(legend: str) -> Iterator[str]:
+    """Labels that a legend of Grafana names."""
+    yield from re.findall(r"\{\{(\w+)\}\}", legend)

@@ -1,21 +1,14 @@
-"""Prometheus's own tool, where there is one: on the PATH, or built once by `make promtool`."""
+"""Prometheus's own tool, where there is one."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-
-def promtool() -> str | None:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shopmesh" / "promtool"
-    return shutil.which("promtool") or (str(cache) if cache.exists() else None)
-
-
-PROMTOOL = promtool()
+PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
-    PROMTOOL is None, reason="there is no promtool: `make promtool` builds one, or install Prometheus"
+    PROMTOOL is None, reason="there is no promtool: install Prometheus (Debian, Ubuntu: apt install prometheus)"
 )
 
 
