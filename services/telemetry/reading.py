@@ -56,7 +56,9 @@ def lines(store: Reading, query: LineQuery, before_id: int) -> Sequence[Line]:
         asked = replace(query, until_ns=until_ns, limit=query.limit + beside)
         found = store.lines(asked)
         older = [line for line in found if (line.time_ns, line.id) < end]
-        if len(older) >= query.limit or len(found) < asked.limit:
+        if older and (len(older) >= query.limit or len(found) < asked.limit):
             return older[-query.limit :]
+        if len(found) < asked.limit:  # no more, or too large for one answer
+            break
         beside *= 4
     return store.lines(replace(query, until_ns=end[0] - 1))

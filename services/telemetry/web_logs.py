@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -38,6 +39,7 @@ class LogPages:
         lines = list[Line]()
         if not wrong:
             lines += await asyncio.to_thread(reading.lines, self._store, query, before)
+        more = bool(lines) and await asyncio.to_thread(self._more, query, lines[0].id)
         services = await asyncio.to_thread(self._store.services)
         chosen = {name: value for name, value in asked.items() if value}
         in_order = bool(query.trace_id or query.order)
@@ -59,11 +61,15 @@ class LogPages:
             follow=_address(chosen | {"follow": "1"}),
             stay=_address(chosen),
             newest=_address(chosen) if before else "",
-            older=_address(chosen | {"before": str(lines[0].id)}) if len(lines) == query.limit else "",
+            older=_address(chosen | {"before": str(lines[0].id)}) if more else "",
             json="/api" + _address(chosen),
             without=lambda name: _address({key: value for key, value in chosen.items() if key != name}),
             only=lambda **more: _address(chosen | more),
         )
+
+    def _more(self, query: LineQuery, before: int) -> bool:
+        """Whether there are older lines. A page may have fewer than it could, when they are huge."""
+        return bool(reading.lines(self._store, replace(query, after_id=0, limit=1), before))
 
 
 def _address(parameters: Mapping[str, str]) -> str:

@@ -27,10 +27,10 @@ _CALLS = ("CLIENT", "PRODUCER", "CONSUMER", "SERVER")
 
 
 def spans(trace: Sequence[Span]) -> list[dict[str, Any]]:
-    """A trace, or the first MOST_SPANS of it; then its first span says how many are left out."""
+    """A trace, or MOST_SPANS of it, of which the store gives no more; then its first span says so."""
     shown = [span(each) for each in trace[:MOST_SPANS]]
-    if len(trace) > MOST_SPANS:
-        shown[0]["tags"]["left.out"] = f"{len(trace) - MOST_SPANS} of {len(trace)} spans are not shown"
+    if len(trace) >= MOST_SPANS:
+        shown[0]["tags"]["left.out"] = f"no more than {MOST_SPANS:,} spans of a trace are shown"
     return shown
 
 

@@ -61,3 +61,14 @@ def test_a_flood_of_one_moment_is_passed_by(tmp_path: Path, monkeypatch: pytest.
             if page[0].message == first.message:
                 return
     pytest.fail("the end is not reached")
+
+
+def test_lines_too_large_for_one_answer_are_had_one_after_the_other(tmp_path: Path) -> None:
+    huge = [replace(A_LINE, time_ns=A_LINE.time_ns + at // 3, message=f"{at}" + "x" * 3_000_000) for at in range(9)]
+    told, before = list[str](), 0
+    with kept(tmp_path, huge) as store:
+        while page := lines(store, LineQuery(limit=9), before):
+            told[:0] = [line.message[0] for line in page]
+            before = page[0].id
+            assert len(told) <= len(huge)
+    assert told == [f"{at}" for at in range(9)]

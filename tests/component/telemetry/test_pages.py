@@ -119,6 +119,7 @@ async def test_older_lines_are_one_link_away_and_the_filters_go_along(web: httpx
     assert "bad gateway" in text(second)
     assert "placed" not in text(second)
     assert "before=" not in second.text  # there are none older
+    assert "before=" in (await web.get("/logs?level=error&limit=50")).text
 
 
 async def test_lines_of_one_moment_are_neither_lost_nor_shown_twice_between_pages(

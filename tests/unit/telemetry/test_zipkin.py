@@ -69,7 +69,7 @@ def test_a_trace_without_end_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(zipkin, "MOST_SPANS", 3)
     shown = zipkin.spans([A_SPAN] * 5)
     assert len(shown) == 3
-    assert shown[0]["tags"]["left.out"] == "2 of 5 spans are not shown"
+    assert shown[0]["tags"]["left.out"] == "no more than 3 spans of a trace are shown"
 
 
 def test_a_megabyte_in_a_tag_is_cut() -> None:
