@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-import httpx
 import tenacity
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from jose import jwk, jws, jwt
@@ -17,6 +16,7 @@ from jose.exceptions import JOSEError
 from mesh.v1 import auth_pb2
 
 from services.chassis import logs
+from services.chassis.http import httpx
 from services.chassis.interceptors import Admission, Call
 from services.chassis.settings import Settings
 from services.refusals import Forbidden, Unauthenticated, Unavailable

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import grpc
-import httpx
 import uvloop
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
@@ -24,6 +23,7 @@ from services.chassis.config import LiveConfig
 from services.chassis.database import Database
 from services.chassis.draining import HEARD_S, until_no_call_comes
 from services.chassis.etcd import Etcd
+from services.chassis.http import httpx
 from services.chassis.interceptors import Around, surroundings
 from services.chassis.looking import EVERY_S, Look
 from services.chassis.messages import from_duration, violations

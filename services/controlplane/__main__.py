@@ -7,7 +7,6 @@ import sys
 import time
 
 import grpc
-import structlog
 import uvloop
 from mesh.v1 import registry_pb2
 
@@ -32,7 +31,7 @@ SERVICE = "controlplane"
 PREFIX = "/shop/"
 GRACE_S = 1.0
 
-_log = structlog.get_logger()
+_log = logs.get()
 
 
 async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:

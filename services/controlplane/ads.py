@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import grpc
-import structlog
 
+from services.chassis import logs
 from services.controlplane.discovery import Request, response
 from services.controlplane.latest import Latest
 from services.controlplane.snapshot import Kind, Snapshot, differences, version
@@ -25,7 +25,7 @@ MAY_BE_ASKED = ("grpc.http2.min_ping_interval_without_data_ms", 1000)
 # These are always wanted whole; of the others, what was asked for by name.
 _WHOLE = {Kind.CLUSTER, Kind.LISTENER}
 
-_log = structlog.get_logger()
+_log = logs.get()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-import structlog
-
+from services.chassis import logs
+from services.chassis.http import httpx
 from services.chassis.metrics import Counter, Gauge
 
 EVERY_S = 1.0
@@ -29,7 +28,7 @@ _NUMBERS = "|".join(re.escape(name) for name in (*_LIMITS, _EJECTED, _WELL, _ALL
 _CLUSTERS = "/clusters?format=json"
 _STATS = "/stats?format=json&filter=" + quote(rf"^cluster\..*\.({_NUMBERS})$")
 
-_log = structlog.get_logger()
+_log = logs.get()
 _instances = Gauge(
     "shopmesh.envoy.instances",
     "{instance}",

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
+from services.chassis import logs
 from services.controlplane import last_good
 from services.controlplane.latest import Latest
 from services.controlplane.model import Model, Seen, differing
@@ -18,7 +17,7 @@ from services.controlplane.snapshot import Snapshot
 # until etcd has told: with few instances some milliseconds ago, with thousands half a second.
 _PAUSE = 4
 
-_log = structlog.get_logger()
+_log = logs.get()
 
 
 class Control:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import structlog
+from services.chassis import logs
 
-_log = structlog.get_logger()
+_log = logs.get()
 
 
 class Kept:

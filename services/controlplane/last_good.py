@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import orjson
-import structlog
 from google.protobuf import json_format
 from mesh.v1 import policy_pb2
 
+from services.chassis import logs
 from services.controlplane.model import Endpoint, Seen, State
 
-_log = structlog.get_logger()
+_log = logs.get()
 
 
 def save(path: Path, seen: Seen) -> None:

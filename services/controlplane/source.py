@@ -7,16 +7,16 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import batched
 
-import structlog
 from mesh.v1 import policy_pb2, registry_pb2
 
+from services.chassis import logs
 from services.chassis.documents import DocumentRefused, effective
 from services.chassis.etcd import Change, Etcd, Snapshot, patiently
 from services.controlplane.kept import Kept
 from services.controlplane.model import Endpoint, Seen, State
 from services.controlplane.seeds import Seeds
 
-_log = structlog.get_logger()
+_log = logs.get()
 
 
 class Documents[T]:
