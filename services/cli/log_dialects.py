@@ -53,7 +53,11 @@ _ABOVE = ("During handling of the above exception", "The above exception was the
 
 
 class Postgres(Plain):
-    """Text with the prefix that services/cli/postgres.py asks for; what goes on is indented by a tab."""
+    """Text with the prefix that services/cli/postgres.py asks for; what goes on is indented by a tab.
+
+    ERROR is about one statement: whoever sent it is told, and knows whether it was foreseen, as a unique key that a
+    second request meets. FATAL ends a session, PANIC the server.
+    """
 
     _BEGINS = re.compile(
         r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC \[(?P<pid>\d+)\] (?:(?P<state>[0-9A-Z]{5}) )?"
@@ -75,7 +79,8 @@ class Postgres(Plain):
             self._at = _MORE[severity]
             line["message"] = ""
         else:
-            line["level"] = "warning" if state.startswith(_ASKED_FOR) else severity.rstrip("12345")
+            told = severity == "ERROR" or state.startswith(_ASKED_FOR)
+            line["level"] = "warning" if told else severity.rstrip("12345")
         if found["database"]:
             line["database"] = found["database"]
         if state.strip("0"):
@@ -143,7 +148,7 @@ class Etcd(Plain):
 class Keycloak(Plain):
     """Text for a console, in UTC because its environment says so, with Java's stack traces.
 
-    Its JSON is read too, but not asked for: it costs more than a second of every start.
+    Its JSON is read too, but not asked for: it costs a second of CPU at every start.
     """
 
     _BEGINS = re.compile(

@@ -112,7 +112,7 @@ def test_postgres() -> None:
         "pid": 31798,
     }
     assert (wrong["level"], wrong["sqlstate"], wrong["database"], wrong["statement"]) == (
-        "error", "42601", "order", "selec 1",
+        "warning", "42601", "order", "selec 1",
     )  # fmt: skip
     assert (warned["level"], warned["message"]) == ("warning", "two\nlines")
     assert (warned["detail"], warned["hint"], warned["context"][:8]) == ("a detail", "a hint", "PL/pgSQL")
