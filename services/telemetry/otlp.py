@@ -62,8 +62,9 @@ def span(data: bytes, service: str, instance: str) -> Span:
 def lines(request: ExportLogsServiceRequest) -> list[Line]:
     """The records of a request; the store gives them their ids."""
     return [
-        _line(record, *source(resource.resource))
+        _line(record, service, instance)
         for resource in request.resource_logs
+        for service, instance in (source(resource.resource),)
         for scope in resource.scope_logs
         for record in scope.log_records
     ]
@@ -74,7 +75,7 @@ def _line(record: LogRecord, service: str, instance: str) -> Line:
     order = fields.get(ORDER)
     if isinstance(order, str):
         del fields[ORDER]
-    body = _value(record.body)
+    body = record.body.string_value or _value(record.body)
     if isinstance(body, dict):  # a structured record: its message stands in it
         fields = {**body, **fields}
         body = fields.pop("message", "")
