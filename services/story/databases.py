@@ -17,8 +17,6 @@ SERVICES = ("order", "inventory", "notification")
 CONNECT_S = 5.0
 STATEMENT_S = 300.0
 """The sums of the ledger, of many years."""
-FROZEN_S = 10.0
-"""For a server that has stopped answering: so much later than it would give a statement up itself."""
 
 _SETTINGS = {
     "application_name": "shopmesh",
@@ -60,7 +58,8 @@ class Databases:
                 self._connections[service] = await asyncpg.connect(
                     url,
                     timeout=self.connect_s,
-                    command_timeout=self.statement_s + FROZEN_S,
+                    # For a server that has stopped answering: later than it would give a statement up itself.
+                    command_timeout=self.statement_s + self.connect_s,
                     server_settings={**_SETTINGS, "statement_timeout": f"{self.statement_s:.0f}s"},
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:

@@ -2,6 +2,7 @@
 
 import html
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,12 +14,14 @@ import pytest
 from services.order.contract import event_id
 from services.story.databases import ThoseThatAnswer
 from services.story.trail import trail
+from services.telemetry import web_orders
 from services.telemetry.web import Place, application
 from tests.support.backstage import Backstage
 from tests.support.told_store import A_LINE, A_SPAN, ToldStore
 from tests.unit.order.fakes import MUGS, TERMS
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+SOME_ORDER = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
 NOWHERE = "postgresql://audit@127.0.0.1:1/nothing"
 
 
@@ -127,6 +130,18 @@ async def test_databases_that_are_away_are_named_and_the_rest_is_shown(shop: Bac
         assert page.status_code == 200
         in_this_order(text(page), "What order knows is missing", "The databases tell nothing", "placed")
         assert "the database of order does not answer" in text(await web.get("/orders"))
+
+
+async def test_databases_that_say_nothing_do_not_hold_up_the_page(
+    store: ToldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_orders, "DATABASES_S", 0.2)
+    store.tell(replace(A_LINE, message="placed", order=f"orders/{SOME_ORDER}"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://audit@127.0.0.1:{silent.getsockname()[1]}/any"
+        async with pages(store, dict.fromkeys(("order", "inventory", "notification"), url)) as web:
+            shown = text(await web.get(f"/orders/{SOME_ORDER}"))
+    in_this_order(shown, "What order knows is missing here: the database of order does not answer", "placed")
 
 
 async def test_a_database_that_leaves_in_the_middle_is_away(shop: Backstage) -> None:
