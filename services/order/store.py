@@ -10,7 +10,7 @@ from uuid import UUID
 from services.chassis import logs
 from services.chassis.database import Database, OutcomeUnknown, Record
 from services.chassis.patience import describe, told
-from services.chassis.tracing import Part, SpanKind, current_traceparent, together, tracing
+from services.chassis.tracing import Part, Span, SpanKind, current_traceparent, failed, together, tracing
 from services.chassis.worker import Failed, Job
 from services.money import Money
 from services.order.contract import event_id, event_message, order_message
@@ -214,8 +214,10 @@ class SettlerJob(Job[Claimed, Outcome]):
         parts = [
             Part("settle", item.traceparent, {tracing.order: name}) for item, name in zip(items, names, strict=True)
         ]
-        with logs.about(names[0] if len(names) == 1 else None), together(SpanKind.INTERNAL, parts):
+        with logs.about(names[0] if len(names) == 1 else None), together(SpanKind.INTERNAL, parts) as spans:
             settlements = await self._act([item.order for item in items])
+            for each, settlement in zip(spans, settlements, strict=True):
+                _tell(each, settlement)
         for item, settlement in zip(items, settlements, strict=True):
             outcomes[item.order.id] = (
                 _failed(item.order, settlement) if isinstance(settlement, Exception) else settlement
@@ -248,6 +250,18 @@ class SettlerJob(Job[Claimed, Outcome]):
                 log.warning("order rejected", order=f"orders/{order.id}", reason=order.state_reason)
         if changed:
             self._committed()
+
+
+def _tell(settling: Span, settlement: Settlement) -> None:
+    """What became of one order, where that is not what everybody expects."""
+    match settlement:
+        case OrderRejected(order):
+            settling.set_attribute(tracing.reason, order.state_reason)
+        case Refusal():
+            settling.set_attribute(tracing.reason, settlement.reason)
+            failed(settling, settlement.reason)
+        case Exception():
+            failed(settling, type(settlement).__qualname__)
 
 
 def _failed(order: Order, error: Exception) -> Failed:
