@@ -23,6 +23,8 @@ class LogFile:
         self._file = self._opened()
         self._lines = Lines(name)
         self._last = b"{}"
+        self._torn = False
+        """Whether the file ends in the middle of a line."""
 
     @property
     def last(self) -> str:
@@ -53,11 +55,19 @@ class LogFile:
 
     def _append(self, lines: list[bytes]) -> None:
         with contextlib.suppress(OSError):  # a full disk costs lines, never the part that writes them
-            self._file.write(b"\n".join(lines) + b"\n")
+            data = b"\n" * self._torn + b"\n".join(lines) + b"\n"
+            if written := self._file.write(data):
+                self._torn = data[written - 1 : written] != b"\n"
             if self._file.tell() > self._max_bytes:
-                self._file.close()
-                self._path.replace(self._old)
-                self._file = self._opened()
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Raises OSError when it cannot be now; then lines go to the full file, and it is tried again with the next."""
+        with contextlib.suppress(FileNotFoundError):  # moved by the last try, or by a person
+            self._path.replace(self._old)
+        full, self._file = self._file, self._opened()
+        self._torn = False
+        full.close()
 
     def _opened(self) -> FileIO:
         """Unbuffered: what a full disk did not take must not come back with the next line."""

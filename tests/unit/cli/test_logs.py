@@ -1,4 +1,7 @@
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +87,43 @@ def test_a_full_file_makes_room(tmp_path: Path) -> None:
 
     assert (tmp_path / "order.jsonl").stat().st_size <= 300
     assert len((tmp_path / "order.jsonl.1").read_text().splitlines()) == 3
+
+
+@contextmanager
+def limited(what: int, most: int) -> Iterator[None]:
+    """Nothing in this process may have more of that meanwhile."""
+    before, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (before, hard))
+
+
+def test_a_full_file_that_cannot_make_room_goes_on_until_it_can(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "order", max_bytes=300)
+    with limited(resource.RLIMIT_NOFILE, 3):  # no file can be opened
+        for number in range(5):
+            log.write(b"%d\n" % number)
+    log.write(b"5\n6\n")
+    log.write(b"7\n")
+    log.close()
+
+    assert [json.loads(line)["message"] for line in (tmp_path / "order.jsonl.1").read_text().splitlines()] == [
+        *"0123456"
+    ]
+    assert [line["message"] for line in said(tmp_path, "order")] == ["7"]
+
+
+def test_a_line_that_was_written_in_part_spoils_no_other(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "order")
+    log.write(b"one\n")
+    with limited(resource.RLIMIT_FSIZE, (tmp_path / "order.jsonl").stat().st_size + 20):
+        log.write(b"two\n")
+        log.write(b"three\n")
+    log.write(b"four\n")
+    log.close()
+
+    whole, torn, after = (tmp_path / "order.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["message"] for line in (whole, after)] == ["one", "four"]
+    assert len(torn) == 20
