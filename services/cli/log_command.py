@@ -31,7 +31,12 @@ LEVELS = ("debug", "info", "warning", "error")
 @with_state
 @click.argument("service", required=False, default="")
 @click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="At least that severe.")
-@click.option("--grep", metavar="WORDS", default="", help="Lines that have all these words, or words that begin so.")
+@click.option(
+    "--grep",
+    metavar="WORDS",
+    default="",
+    help="Lines with all these words, or words that begin so, without regard to case; no pattern.",
+)
 @click.option("--trace", metavar="ID", default="", help="Lines of one trace.")
 @click.option("--order", metavar="ID", default="", help="Lines about this order, and all lines of their traces.")
 @click.option("--since", metavar="TIME", default="", help="From then on: 10m, 2h, or 2026-03-01T12:00:00Z.")
@@ -124,9 +129,9 @@ def _port(folder: StateFolder) -> int:
 
 def _time(text: str) -> int:
     """Nanoseconds since 1970. Raises CannotStart."""
-    from services.cli.times import since
+    from services.cli.times import moment
 
-    return round(since(text, datetime.now(UTC)).timestamp() * 1e6) * 1000
+    return round(moment(text, datetime.now(UTC)).timestamp() * 1e6) * 1000
 
 
 def _teller(*, as_json: bool) -> "Tell":

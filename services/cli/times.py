@@ -7,15 +7,30 @@ from services.cli.process import CannotStart
 
 
 def since(text: str, now: datetime) -> datetime:
-    """RFC 3339, or a duration such as 2h, that long before `now`. Raises CannotStart for what is neither."""
-    if (before := seconds(text)) is not None:
-        return now - timedelta(seconds=float(before))
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise CannotStart(f"{text} is no time: write 2026-03-01T12:00:00Z, or a duration such as 2h")
+    """RFC 3339 with its zone, not after `now`; or a duration such as 2h, that long before. Else raises CannotStart."""
+    time = _read(text, now)
+    if time.tzinfo is None:
+        raise _no_time(text)
     if time > now:
         raise CannotStart(f"{text} is yet to come")
-    return time.astimezone(UTC)
+    return time
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """The same for who only looks: it may be to come, and is UTC where no zone is said."""
+    return _read(text, now).replace(tzinfo=UTC)
+
+
+def _read(text: str, now: datetime) -> datetime:
+    """In UTC, or without a zone where none is said."""
+    try:
+        if (before := seconds(text)) is not None:
+            return now - timedelta(seconds=float(before))
+        time = datetime.fromisoformat(text)
+        return time.astimezone(UTC) if time.tzinfo else time
+    except (ValueError, OverflowError):
+        raise _no_time(text) from None
+
+
+def _no_time(text: str) -> CannotStart:
+    return CannotStart(f"{text} is no time: write 2026-03-01T12:00:00Z, or a duration such as 2h")
