@@ -51,6 +51,8 @@ class Story:
 
 async def run(ports: dict[str, int], issuer: str, tell: Callable[[str], None]) -> None:
     """Tells the whole story, or as far as it goes. Raises CannotStart when a step fails."""
+    if not {"telemetry", "otlp"} <= ports.keys():
+        raise CannotStart("the shop was started by a version without traces: start it again")
     story = Story()
     with _traced(ports):
         try:
