@@ -48,8 +48,11 @@ select format('create database %I owner %I', name, name) from unnest(array{_NAME
 select format('revoke connect, temporary on database %I from public; grant connect on database %I to audit', name, name)
   from unnest(array{_NAMES}) as name \\gexec
 alter role audit set default_transaction_read_only = on;
+alter role audit connection limit 60;
 """  # noqa: S608 - our own names
-"""A role and a database per service, and `audit`, who may look at the views that the services' migrations grant."""
+"""A role and a database per service, and `audit`, who may look at the views that the services' migrations grant.
+
+However many look: most of `max_connections` is left to the services."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Orders to choose from."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from uuid import UUID
 
 from services.story.databases import Readable, Row
 
@@ -13,9 +13,10 @@ select order_id, state, state_reason, email, customer, total_currency, total_uni
   settled_time
 from audit_orders
 where create_time > now() - make_interval(secs => $1::float8)
-  and create_time < coalesce($2::timestamptz, 'infinity')
+  and ($2::uuid is null
+    or (create_time, order_id) < (select create_time, order_id from audit_orders where order_id = $2))
   and ($3::text = '' or email = $3 or customer = $3) and ($4::text = '' or state = $4)
-order by create_time desc, order_id limit $5::int"""
+order by create_time desc, order_id desc limit $5::int"""
 WITHIN_S = (600.0, 86_400.0, 100 * 365 * 86_400.0)
 
 
@@ -24,7 +25,8 @@ class Wanted:
     customer: str = ""
     """An e-mail address, or the customer's id; empty: of everybody."""
     state: str = ""
-    before: datetime | None = None
+    before: UUID | None = None
+    """Older than this order; of one that is not there none is."""
 
 
 async def newest(databases: Readable, wanted: Wanted) -> list[Row]:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from itertools import groupby
 from urllib.parse import urlencode
 from uuid import UUID
@@ -10,7 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from services.pages.rendering import Renderer, moment
+from services.pages.rendering import Renderer
 from services.story.databases import Row, ThoseThatAnswer
 from services.story.newest import MOST, Wanted, newest
 from services.story.timeline import Moment, moments, pending
@@ -24,6 +23,8 @@ from services.telemetry.waterfall import waterfall
 
 DATABASES_S = 3.0
 """How long a page waits for a database."""
+MOST_LOOKS = 8
+"""So many pages look into the databases at once, with a connection to each; the others wait."""
 MOST_TRACES = 10
 MOST_LINES = 200
 STATES = ("PENDING_STOCK", "PLACED", "REJECTED", "CANCELLED")
@@ -34,11 +35,16 @@ class OrderPages:
         self._store = store
         self._databases = databases
         self._renderer = renderer
+        self._looks = asyncio.Semaphore(MOST_LOOKS)
 
     async def find(self, request: Request) -> Response:
-        """The newest, of everybody or one customer; who writes the id of an order is led to it."""
+        """The newest, of everybody or one customer; who writes the id of an order is led to it.
+
+        A customer's id may be a UUID as well: it is one when it has orders.
+        """
         asked = {name: request.query_params.get(name, "").strip() for name in ("find", "state")}
-        if asked["find"] and (id := _order_id(asked["find"])):
+        id = _order_id(asked["find"])
+        if id and asked["find"].startswith("orders/"):
             return RedirectResponse(f"/orders/{id}", 303)
         wrong, away, rows = "", "", list[Row]()
         try:
@@ -47,11 +53,13 @@ class OrderPages:
         except BadQuestion as error:
             wrong = str(error)
         else:
-            async with ThoseThatAnswer(_only(self._databases, "order"), DATABASES_S) as databases:
+            async with self._looks, ThoseThatAnswer(_only(self._databases, "order"), DATABASES_S) as databases:
                 rows = await newest(databases, wanted)
                 away = databases.away.get("order", "")
+            if id and not rows and not wanted.before:
+                return RedirectResponse(f"/orders/{id}", 303)
         chosen = {name: value for name, value in asked.items() if value}
-        older = chosen | {"before": rows[-1]["create_time"].isoformat()} if len(rows) == MOST else {}
+        older = chosen | {"before": str(rows[-1]["order_id"])} if len(rows) == MOST else {}
         return self._renderer.page(
             "orders.html",
             status=400 if wrong else 200,
@@ -70,7 +78,7 @@ class OrderPages:
         if request.path_params["id"] != str(id):
             return RedirectResponse(f"/orders/{id}", 303)
         name = f"orders/{id}"
-        async with ThoseThatAnswer(self._databases, DATABASES_S) as databases:
+        async with self._looks, ThoseThatAnswer(self._databases, DATABASES_S) as databases:
             found = await trail(databases, id)
         traces, lines = await asyncio.gather(
             asyncio.to_thread(self._traces, name, found),
@@ -124,12 +132,10 @@ def _state(given: str) -> str:
     return given
 
 
-def _before(request: Request) -> datetime | None:
-    """To the microsecond, as the database has it."""
-    time_ns = asking.instant(request.query_params, "before")
-    if time_ns is None:
-        return None
-    return moment(time_ns).replace(microsecond=time_ns // 1_000 % 10**6)
+def _before(request: Request) -> UUID | None:
+    """The last order of the page that links here."""
+    given = request.query_params.get("before", "")
+    return asking.order_id(given) if given else None
 
 
 def _only(databases: Mapping[str, str], service: str) -> Mapping[str, str]:

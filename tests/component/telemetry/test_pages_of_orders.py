@@ -1,5 +1,6 @@
 """The story of an order, over the services' real tables."""
 
+import asyncio
 import html
 import re
 import socket
@@ -173,6 +174,18 @@ async def test_orders_are_found_by_name_customer_and_state(shop: Backstage, web:
         assert (led.status_code, led.headers["location"]) == (303, f"/orders/{first.id}")
 
 
+async def test_orders_are_found_by_a_customer_whose_id_looks_like_an_orders(
+    shop: Backstage, web: httpx.AsyncClient
+) -> None:
+    customer = uuid4()
+    [order] = await shop.sold(1)
+    await shop.corrupt("order", f"update orders set customer = '{customer}'")
+
+    found = await web.get(f"/orders?find={customer}")
+    assert f'href="/orders/{order.id}"' in found.text
+    assert (await web.get(f"/orders?find=orders/{customer}")).headers["location"] == f"/orders/{customer}"
+
+
 async def test_older_orders_are_one_link_away(shop: Backstage, web: httpx.AsyncClient) -> None:
     await shop.sold(1)
     await shop.corrupt(
@@ -189,6 +202,43 @@ async def test_older_orders_are_one_link_away(shop: Backstage, web: httpx.AsyncC
     assert second.text.count("bob@example.com") == 10
     in_this_order(text(second), "EUR 51.00", "EUR 60.00")
     assert "before=" not in second.text
+
+
+async def test_orders_of_one_moment_are_all_on_some_page(shop: Backstage, web: httpx.AsyncClient) -> None:
+    await shop.sold(1)
+    await shop.corrupt(
+        "order",
+        "insert into orders (id, customer, request_id, email, state, version, lines, total_currency, total_units,"
+        " total_nanos, create_time, update_time) select gen_random_uuid(), 'bob', n, 'bob@example.com', state, 1,"
+        " lines, 'EUR', n, 0, now(), now() from orders, generate_series(1, 60) n",
+    )
+    first = await web.get("/orders?find=bob")
+    [older] = re.findall(r'href="(/orders\?[^"]*before=[^"]*)"', first.text)
+    second = await web.get(html.unescape(older))
+    shown = re.findall(r'href="/orders/([0-9a-f-]{36})"', first.text + second.text)
+    assert len(shown) == len({*shown}) == 60
+
+
+async def test_many_pages_at_once_leave_the_databases_to_the_services(
+    store: ToldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_orders, "DATABASES_S", 0.2)
+    now, most = 0, 0
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        while await reader.read(1000):
+            pass
+        now -= 1
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        url = f"postgresql://audit@127.0.0.1:{server.sockets[0].getsockname()[1]}/any?sslmode=disable"
+        async with pages(store, dict.fromkeys(("order", "inventory", "notification"), url)) as web:
+            await asyncio.gather(*(web.get(f"/orders/{SOME_ORDER}") for _ in range(20)))
+    assert 0 < most <= 3 * web_orders.MOST_LOOKS
 
 
 HOSTILE = "<script>alert(1)</script>\u202e\"'"
