@@ -106,9 +106,9 @@ class Store:
         except self._refusals as error:
             raise Away(f"the store of log lines does not answer ({type(error).__name__})") from None
         if answer.status_code == 400:
-            raise CannotStart(_why(answer))
+            raise CannotStart(refusal(answer))
         if answer.status_code != 200:
-            raise Away(_why(answer))
+            raise Away(f"telemetry answers: {refusal(answer)}")
         try:
             told = answer.json()
             lines: list[dict[str, Any]] = told["lines"]
@@ -223,8 +223,9 @@ def _of_store(line: dict[str, Any]) -> Said:
     return Said(nanoseconds(line["time"]) or 0, *(line[name] for name in names))
 
 
-def _why(answer: "httpx.Response") -> str:
+def refusal(answer: "httpx.Response") -> str:
+    """What telemetry says about it, or its status where that is all."""
     try:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return f"the store of log lines answers with HTTP {answer.status_code}"
+        return f"HTTP {answer.status_code}"

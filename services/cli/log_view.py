@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 
 import click
 
+from services.cli.safe_text import safe
 from services.log_files import Said
 
 _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red"}
 _WIDTH = 14
 _FIRST = ("method", "path", "code", "grpc_status", "reason", "error")
 """What happened to whom; the rest follows, and what it belongs to."""
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What would move the cursor, colour the screen or turn the text around. A line feed is dealt with before."""
 
 
 def rendered(line: Said) -> str:
@@ -21,9 +20,7 @@ def rendered(line: Said) -> str:
 
     Coloured; click takes the colours out where there is no terminal.
     """
-    clock = (
-        f"{datetime.fromtimestamp(line.time_ns // 1_000_000_000, UTC):%H:%M:%S}.{line.time_ns // 1_000_000 % 1000:03}"
-    )
+    clock = f"{_second(line):%H:%M:%S}.{line.time_ns // 1_000_000 % 1000:03}"
     first, *below = line.message.split("\n")
     first_facts = {name: line.fields[name] for name in _FIRST if name in line.fields}
     facts = first_facts | dict(line.fields) | {"order": line.order, "trace_id": line.trace_id}
@@ -32,10 +29,10 @@ def rendered(line: Said) -> str:
         if isinstance(value, str) and "\n" in value:
             below += [f"{name}:", *(f"  {text}" for text in value.split("\n"))]
         elif value not in ("", "-", None):
-            inline.append(f"{click.style(f'{_safe(name)}=', dim=True)}{_safe(_word(value))}")
+            inline.append(f"{click.style(f'{safe(name)}=', dim=True)}{safe(_word(value))}")
     level = click.style(f"{line.level:7}", fg=_COLOURS.get(line.level), bold=line.level == "error")
-    head = f"{click.style(clock, dim=True)}  {_safe(line.instance):{_WIDTH}}  {level}  {_safe(first)}"
-    return "\n".join(("  ".join((head, *filter(None, [" ".join(inline)]))), *(f"    {_safe(text)}" for text in below)))
+    head = f"{click.style(clock, dim=True)}  {safe(line.instance):{_WIDTH}}  {level}  {safe(first)}"
+    return "\n".join(("  ".join((head, *filter(None, [" ".join(inline)]))), *(f"    {safe(text)}" for text in below)))
 
 
 def day(line: Said) -> str:
@@ -51,7 +48,3 @@ def _word(value: object) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     return value if value and not re.search(r"[\s=\"]", value) else json.dumps(value, ensure_ascii=False)
-
-
-def _safe(text: str) -> str:
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from uuid import UUID
 
+from services.cli.safe_text import safe, safe_line
 from services.story.asking import CannotTell
 from services.story.databases import Row
 from services.story.trail import Trail, money, state
@@ -16,7 +17,7 @@ def page(order: UUID, trail: Trail) -> str:
     head = [
         f"orders/{order}",
         f"  {' '.join(filter(None, (row['state'], row['state_reason'])))}, version {row['version']}, {_settled(row)}",
-        f"  customer     {row['email']}  ({row['customer']})",
+        f"  customer     {safe_line(row['email'])}  ({safe_line(row['customer'])})",
         f"  total        {money(row)}",
         f"  placed       {row['create_time']:%Y-%m-%d %H:%M:%S} UTC, last change {_clock(row['update_time'])}",
         f"  request id   {row['request_id']}",
@@ -30,7 +31,7 @@ def page(order: UUID, trail: Trail) -> str:
     for title, lines in parts.items():
         if lines:
             head += ["", title, *(f"  {line}" for line in lines)]
-    return "\n".join(head)
+    return safe("\n".join(head))
 
 
 def document(order: UUID, trail: Trail) -> dict[str, object]:
@@ -67,7 +68,7 @@ def require(order: UUID, trail: Trail) -> Row:
 def _settled(order: Row) -> str:
     if order["settled_time"]:
         return f"settled {_clock(order['settled_time'])}"
-    trouble = f", {order['last_error']}" if order["last_error"] else ""
+    trouble = f", {safe_line(order['last_error'])}" if order["last_error"] else ""
     return f"not settled yet: {_times(order['attempts'], 'attempt')}{trouble}"
 
 
@@ -82,7 +83,7 @@ def _version(event: Row) -> Iterator[str]:
         yield f"  {event['type']}, sent {_clock(event['sent_time'])}{again} as {event['event_id']}{trace}"
     else:
         waits = f" since {_clock(event['unsent_time'])}, to be sent again," if event["unsent_time"] else ""
-        tried = f"{_times(event['attempts'], 'attempt')} {event['last_error'] or ''}".strip()
+        tried = f"{_times(event['attempts'], 'attempt')} {safe_line(event['last_error'] or '')}".strip()
         yield f"  {event['type']}, NOT SENT{waits} after {tried}{trace}"
 
 
@@ -106,16 +107,17 @@ def _mail(each: Row) -> Iterator[str]:
         "READY": f", next attempt {_clock(each['claimable_time'])}",
         "SENDING": f", until {_clock(each['claimable_time'])}",
     }.get(each["state"], "")
-    trouble = f", last error: {each['last_error']}" if each["last_error"] else ""
+    trouble = f", last error: {safe_line(each['last_error'])}" if each["last_error"] else ""
     twice = f", possibly sent {each['possible_duplicates'] + 1} times" if each["possible_duplicates"] else ""
     attempts = _times(each["attempts"], "attempt")
-    yield f"{each['kind']} to {each['recipient']}: {each['state']}{when}, {attempts}{twice}{trouble}"
-    yield f"  “{each['subject']}”"
+    yield f"{each['kind']} to {safe_line(each['recipient'])}: {each['state']}{when}, {attempts}{twice}{trouble}"
+    yield f"  “{safe_line(each['subject'])}”"
 
 
 def _dead_letter(each: Row) -> str:
     about = "mail" if each["notification_id"] else each["event_type"]
-    return f"{each['dead_letter_id']} {each['state']} since {_clock(each['create_time'])}, {about}: {each['reason']}"
+    reason = safe_line(each["reason"])
+    return f"{each['dead_letter_id']} {each['state']} since {_clock(each['create_time'])}, {about}: {reason}"
 
 
 def _times(number: int, what: str) -> str:

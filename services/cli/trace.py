@@ -9,6 +9,7 @@ from uuid import UUID
 
 import httpx
 
+from services.cli.log_search import refusal
 from services.cli.process import CannotStart
 from services.cli.waterfall import Line, Span, Trace, drawn
 
@@ -50,16 +51,16 @@ def asked(http: httpx.Client, trace_id: str | None, order: UUID | None) -> list[
     Raises CannotStart when there are none, or nobody answers.
     """
     if order is None:
-        found = [_answer(http, f"/api/traces/{trace_id}", {})]
+        found = [_answer(http, f"/api/traces/{trace_id}", {}, "spans")]
     else:
         query = {"order": f"orders/{order}", "limit": str(MOST_TRACES)}
-        found = (_answer(http, "/api/traces", query) or {"traces": []})["traces"]
+        found = (_answer(http, "/api/traces", query, "traces") or {"traces": []})["traces"]
     traces = [trace for trace in found if trace and trace["spans"]]
     for trace in traces:
         query = {"trace": trace["trace_id"], "limit": str(MOST_LINES)}
-        trace["lines"] = (_answer(http, "/api/logs", query) or {"lines": []})["lines"]
+        trace["lines"] = (_answer(http, "/api/logs", query, "lines") or {"lines": []})["lines"]
     if not traces:
-        _answer(http, "/api/logs", {"limit": "1"})  # it says so when everything goes elsewhere
+        _answer(http, "/api/logs", {"limit": "1"}, "lines")  # it says so when everything goes elsewhere
         raise CannotStart(_nothing(trace_id, order))
     return sorted(traces, key=lambda trace: min(span["start_ns"] for span in trace["spans"]))
 
@@ -72,7 +73,7 @@ def pictures(traces: Sequence[Mapping[str, Any]], order: UUID | None, width: int
         spans, lines = map(Span.of, document["spans"]), map(Line.of, document["lines"])
         yield from drawn(Trace(document["trace_id"], list(spans), list(lines)), width)
     if order is not None and len(traces) == MOST_TRACES:
-        yield f"\nThese are the newest {MOST_TRACES}; all of them are on the pages."
+        yield f"\nThese are the newest {MOST_TRACES}; the page /traces finds all of them by the tag shop.order."
 
 
 def terminal_width() -> int:
@@ -80,8 +81,8 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((WITHOUT_TERMINAL, 24)).columns if sys.stdout.isatty() else WITHOUT_TERMINAL
 
 
-def _answer(http: httpx.Client, path: str, query: Mapping[str, str]) -> Any:  # noqa: ANN401
-    """The JSON, None for what is not there."""
+def _answer(http: httpx.Client, path: str, query: Mapping[str, str], has: str) -> Any:  # noqa: ANN401
+    """The JSON object, which has that name in it; None for what is not there."""
     try:
         answer = http.get(path, params=query)
     except httpx.TransportError:
@@ -92,8 +93,14 @@ def _answer(http: httpx.Client, path: str, query: Mapping[str, str]) -> Any:  # 
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
     if answer.is_error:
-        raise CannotStart(f"the telemetry at {http.base_url} answers: {answer.json()['error']}")
-    return answer.json()
+        raise CannotStart(f"the telemetry at {http.base_url} answers: {refusal(answer)}")
+    try:
+        told = answer.json()
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or has not in told:
+        raise CannotStart(f"what answers at {http.base_url} is no telemetry: see `shopmesh status`")
+    return told
 
 
 def _nothing(trace_id: str | None, order: UUID | None) -> str:

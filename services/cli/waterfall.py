@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+from services.cli.safe_text import safe_line
 
 _PACKAGE = re.compile(r"\b(?:[a-z]\w*\.)+(?=[A-Z])")
 """Of a service or an event: `shop.order.v1.` costs more room than it tells."""
@@ -23,7 +25,7 @@ _UNSAID = frozenset({"method", "span_id", "trace_id", "path", "listener", "autho
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is drawn of a span."""
+    """What is drawn of a span. Whoever sends it may write what he likes into it; `of` makes that harmless."""
 
     span_id: str
     parent_id: str
@@ -42,8 +44,8 @@ class Span:
         return cls(
             span_id=document["span_id"],
             parent_id=document["parent_id"],
-            service=document["service"],
-            name=document["name"],
+            service=safe_line(document["service"]),
+            name=safe_line(document["name"]),
             start_ns=document["start_ns"],
             end_ns=document["end_ns"],
             failed=document["status"] == "ERROR",
@@ -54,8 +56,8 @@ class Span:
     @property
     def mark(self) -> str:
         """Why it did not go well; a refusal is no error of the one who refuses."""
-        reason = next((str(value) for key, value in self.attributes.items() if key.endswith(".reason")), "")
-        why = reason or str(self.attributes.get("error.type", ""))
+        reason = next((safe_line(str(value)) for key, value in self.attributes.items() if key.endswith(".reason")), "")
+        why = reason or safe_line(str(self.attributes.get("error.type", "")))
         return f"✗ {why}".rstrip() if self.failed else reason
 
 
@@ -76,7 +78,7 @@ class Line:
         facts = (f"{key}={value}" for key, value in document["fields"].items() if key not in _UNSAID and value)
         text = " ".join([document["message"], *facts])
         ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
-        return cls(ns, document["level"], document["service"], document["span_id"], " ".join(text.split()))
+        return cls(ns, document["level"], safe_line(document["service"]), document["span_id"], safe_line(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Trace:
     @property
     def orders(self) -> Sequence[str]:
         """Which orders it is about, by name."""
-        named = (str(value) for span in self.spans for key, value in span.attributes.items() if key.endswith(".order"))
-        return list(dict.fromkeys(named))
+        facts = ((key, value) for span in self.spans for key, value in span.attributes.items())
+        return list(dict.fromkeys(safe_line(str(value)) for key, value in facts if key.endswith(".order")))
 
 
 def drawn(trace: Trace, width: int) -> Iterator[str]:
@@ -107,7 +109,7 @@ def drawn(trace: Trace, width: int) -> Iterator[str]:
     yield click.style(f"trace {trace.trace_id}", bold=True)
     yield from _wrapped(
         [
-            f"{datetime.fromtimestamp(began / 1e9).astimezone():%Y-%m-%d %H:%M:%S}",
+            f"{datetime.fromtimestamp(began / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC",
             _took(whole).strip(),
             f"{len(trace.spans)} spans of {', '.join(services)}",
             *([f"{failed} failed"] if failed else []),

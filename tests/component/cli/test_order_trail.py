@@ -125,3 +125,22 @@ async def test_what_is_no_order_is_said_with_what_there_is_of_it(shop: Backstage
 
     with pytest.raises(CannotTell, match=f"there is no order {id}, but a reservation that is HELD"):
         page(id, found)
+
+
+async def test_hostile_text_stays_text(shop: Backstage) -> None:
+    [order] = await shop.sold(1)
+    hostile = "\x1b]0;owned\x07\x1b[2J\n\u202e"
+    await shop.corrupt(
+        "order",
+        f"update orders set email = $${hostile}$$, settled_time = null, last_error = $${hostile}$$,"
+        f" state_reason = $${hostile}$$, request_id = $${hostile}$$",
+    )
+    await shop.corrupt(
+        "notification",
+        f"update notifications set subject = $${hostile}$$, recipient = $${hostile}$$, last_error = $${hostile}$$",
+    )
+
+    shown = page(order.id, await followed(shop, order))
+
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert shown.count("owned") == 7

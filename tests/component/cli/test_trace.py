@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 import uvicorn
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from services.cli.process import CannotStart
@@ -91,3 +92,16 @@ def test_where_spans_go_elsewhere_that_is_said() -> None:
 def test_a_store_that_is_down_is_named_with_a_way_on() -> None:
     with client(f"http://127.0.0.1:{free_port()}") as nobody, pytest.raises(CannotStart, match="shopmesh logs"):
         asked(nobody, TRACE, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (PlainTextResponse("Internal Server Error", 500), "answers: HTTP 500"),
+        (PlainTextResponse("another program"), "is no telemetry"),
+        (JSONResponse(["another program"]), "is no telemetry"),
+    ],
+)
+def test_what_is_no_telemetry_is_said(answer: Response, said: str) -> None:
+    with served(answer) as pages, pytest.raises(CannotStart, match=said):
+        asked(pages, TRACE, None)

@@ -48,7 +48,7 @@ def test_each_span_stands_under_its_parent_with_what_was_said_in_it() -> None:
     head, rows = picture(PLACED)[:3], picture(PLACED)[3:]
 
     assert head[0] == f"trace {TRACE}"
-    assert re.fullmatch(r"2026-\d\d-\d\d .*, +80.00 ms, 5 spans of notification, order, envoy, 1 failed", head[1])
+    assert re.fullmatch(r"2026-11-29 07:40:00 UTC, +80.00 ms, 5 spans of notification, order, envoy, 1 failed", head[1])
     assert head[2] == f"orders/{ORDER}"
     assert [re.split(r"  +[█-▏]|$", row)[0] for row in rows if row] == [
         "envoy        ingress",
@@ -105,6 +105,26 @@ def test_whatever_parents_are_said_each_span_is_shown_once(parents: dict[str, st
 
 def test_a_trace_that_took_no_time_is_drawn() -> None:
     assert picture(Trace(TRACE, [span("1", "", "s", "now", 0, 0)]))[-1].endswith("0.00 ms    0.00 ms")
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\n\u202e\u200b"
+
+
+def test_hostile_text_stays_text() -> None:
+    sent = Span.of(
+        {"span_id": "1", "parent_id": "", "service": HOSTILE, "name": HOSTILE, "start_ns": BEGAN, "end_ns": BEGAN + MS,
+         "status": "ERROR", "attributes": {"shop.reason": HOSTILE, "error.type": HOSTILE, "shop.order": HOSTILE},
+         "links": []}
+    )  # fmt: skip
+    said = Line.of(
+        {"time": "2026-11-29T07:40:00Z", "level": "error", "service": HOSTILE, "span_id": "", "message": HOSTILE,
+         "fields": {HOSTILE: HOSTILE}}
+    )  # fmt: skip
+
+    shown = picture(Trace(TRACE, [sent], [said]), width=200)
+
+    assert all(line.isprintable() for line in shown)
+    assert "owned" in "".join(shown)
 
 
 @pytest.mark.parametrize(
