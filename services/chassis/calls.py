@@ -4,8 +4,6 @@ A refusal is no error of the one who serves: it has a code and a reason, and no 
 answer but OK an error, and has the reason too.
 """
 
-from collections.abc import Set as AbstractSet
-
 from grpc import StatusCode
 
 from services.chassis.metrics import Histogram
@@ -20,9 +18,8 @@ FAULTS = frozenset(
         StatusCode.DATA_LOSS,
     }
 )
-"""What is an error of the one who serves."""
-NOT_OK = frozenset(StatusCode) - {StatusCode.OK}
-"""What is an error to the one who asked."""
+PLANNED = frozenset({"STREAM_MOVED"})
+"""Reasons of what ends because its time is over: UNAVAILABLE, so that callers come again, but nothing went wrong."""
 
 _LABELS = ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type", "shop.reason")
 
@@ -32,17 +29,20 @@ _asked = Histogram(
 )
 
 
+def is_fault(code: StatusCode, reason: str) -> bool:
+    """Whether an answer is an error of the one who serves."""
+    return code in FAULTS and reason not in PLANNED
+
+
 def served(method: str, code: StatusCode, reason: str, seconds: float) -> None:
     """Counts a call of `/package.Service/Method` that has ended."""
-    _served.record(seconds, *_labels(method, code, reason, FAULTS))
+    _served.record(seconds, *_labels(method, code, reason, error=is_fault(code, reason)))
 
 
 def asked(service: str, method: str, code: StatusCode, reason: str, seconds: float) -> None:
     """The same for a call of ours."""
-    _asked.record(seconds, *_labels(method, code, reason, NOT_OK), service)
+    _asked.record(seconds, *_labels(method, code, reason, error=code is not StatusCode.OK), service)
 
 
-def _labels(
-    method: str, code: StatusCode, reason: str, errors: AbstractSet[StatusCode]
-) -> tuple[str, str, str, str, str]:
-    return "grpc", method[1:], code.name, code.name if code in errors else "", reason
+def _labels(method: str, code: StatusCode, reason: str, *, error: bool) -> tuple[str, str, str, str, str]:
+    return "grpc", method[1:], code.name, code.name if error else "", reason

@@ -13,7 +13,6 @@ from opentelemetry.util.types import AttributeValue
 
 from services.chassis import calls, errors
 from services.chassis.auth import AUTHORIZATION, IdentityUnavailable, Rule, ServiceToken
-from services.chassis.calls import NOT_OK
 from services.chassis.interceptors import time_left
 from services.chassis.tracing import HEADER, begun, current_traceparent, ended, rpc_attributes, traceparent_of
 
@@ -84,7 +83,7 @@ class _Outgoing:
             finally:
                 calls.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
-                    ended(asked, code, reason, NOT_OK)
+                    ended(asked, code, reason, error=code is not StatusCode.OK)
             return answer
 
         return call
@@ -106,7 +105,7 @@ class _Outgoing:
             finally:
                 calls.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
-                    ended(asked, code, reason, NOT_OK)
+                    ended(asked, code, reason, error=code is not StatusCode.OK)
 
         return call
 

@@ -202,7 +202,7 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
         finally:
             _tell(call)
             if span:
-                tracing.ended(span, call.code, call.reason)
+                tracing.ended(span, call.code, call.reason, error=calls.is_fault(call.code, call.reason))
 
     return around
 

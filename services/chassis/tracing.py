@@ -18,7 +18,6 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-from services.chassis.calls import FAULTS
 from services.chassis.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ HEADER = "traceparent"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _NOTHING = otel.Context()
+_ORDER, _REASON = "order", "reason"
 _ERROR = Status(trace.StatusCode.ERROR)
 
 
@@ -55,7 +55,7 @@ class Tracing:
         self.sampling_percent = 100.0
         """Of traces that begin here; may change at any time."""
         self.recorder: Recorder | None = None
-        self.order, self.reason = "order", "reason"
+        self.order, self.reason = _ORDER, _REASON
         """Names of the attributes that no convention knows: what a span is about, and why it was refused."""
 
     def export(self, settings: Settings, domain: str) -> None:
@@ -67,7 +67,8 @@ class Tracing:
             self.recorder = Recorder(settings, self.order)
 
     def close(self) -> None:
-        """Sends what is left; blocks for 2 s at most."""
+        """Sends what is left; blocks for 2 s at most. All is as before `export`."""
+        self.order, self.reason = _ORDER, _REASON
         if self.recorder is not None:
             self.recorder.close()
             self.recorder = None
@@ -108,14 +109,13 @@ def recorded() -> bool:
     return trace.get_current_span().is_recording()
 
 
-def ended(span: Span, code: StatusCode, reason: str = "", faults: frozenset[StatusCode] = FAULTS) -> None:
-    """Ends the span of an rpc: it failed if the code is one of `faults`. `reason` says why it was refused."""
+def ended(span: Span, code: StatusCode, reason: str, *, error: bool) -> None:
+    """Ends the span of an rpc. `reason` says why it was refused; `error`, that it failed."""
     span.set_attribute("rpc.response.status_code", code.name)
     if reason:
         span.set_attribute(tracing.reason, reason)
-    if code in faults:
-        span.set_attribute("error.type", code.name)
-        span.set_status(_ERROR)
+    if error:
+        failed(span, code.name)
     span.end()
 
 

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.chassis import reporting
+from services.chassis.interceptors import StreamMoved
 from services.chassis.metrics import Counter
 from services.chassis.settings import CannotStart, Settings
 from services.refusals import Rejected
@@ -56,6 +57,8 @@ async def test_every_rpc_is_counted_on_both_sides_and_a_refusal_is_no_error_of_t
         match getattr(request, "text", ""):
             case "refuse":
                 raise CupsGone
+            case "move":
+                raise StreamMoved
             case "break":
                 raise ZeroDivisionError
         return request
@@ -63,7 +66,7 @@ async def test_every_rpc_is_counted_on_both_sides_and_a_refusal_is_no_error_of_t
     echo.say = say
     before = now()
     async with calling(address, issuer) as stub:
-        for text in ("fine", "fine", "refuse", "break"):
+        for text in ("fine", "fine", "refuse", "move", "break"):
             await outcome(stub.Say(Text(text=text)))
         _ = [each async for each in stub.Watch(Text(text="1"))]
 
@@ -82,6 +85,9 @@ async def test_every_rpc_is_counted_on_both_sides_and_a_refusal_is_no_error_of_t
     refused = {"rpc_response_status_code": "FAILED_PRECONDITION", "shop_reason": "CUPS_GONE"}
     assert more("server", "Say", error_type="", **refused) == 1
     assert more("client", "Say", error_type="FAILED_PRECONDITION", server_address="echo", **refused) == 1
+    moved = {"rpc_response_status_code": "UNAVAILABLE", "shop_reason": "STREAM_MOVED"}
+    assert more("server", "Say", error_type="", **moved) == 1, "its time was over, nothing went wrong"
+    assert more("client", "Say", error_type="UNAVAILABLE", **moved) == 1
 
 
 async def test_all_is_sent_to_the_endpoint_and_once_more_at_the_end() -> None:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from services.chassis import logs
 from services.chassis.database import Database
+from services.chassis.interceptors import StreamMoved
 from services.chassis.settings import Settings
 from services.chassis.tracing import Part, SpanKind, current_traceparent, span, together, tracing
 from services.refusals import NotFound
@@ -228,6 +229,20 @@ async def test_a_refusal_is_no_error_of_the_server(receiver: Receiver, traced: s
     assert server.attributes == RPC | {CODE: "NOT_FOUND", "fruit.reason": "MUG_NOT_FOUND"}
     assert server.status == "UNSET"
     assert server.events == ()
+
+
+async def test_the_end_of_a_stream_whose_time_is_over_is_none_either(
+    receiver: Receiver, traced: str, echo: Echo
+) -> None:
+    async def move(request: Any, context: Any) -> Any:
+        raise StreamMoved
+
+    echo.say = move
+    assert await say(traced, SAMPLED) is grpc.StatusCode.UNAVAILABLE
+
+    (server,) = await ended(receiver, 1)
+    assert server.attributes == RPC | {CODE: "UNAVAILABLE", "fruit.reason": "STREAM_MOVED"}
+    assert server.status == "UNSET"
 
 
 async def test_an_unexpected_error_is_one(receiver: Receiver, traced: str, echo: Echo) -> None:
