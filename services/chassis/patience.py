@@ -22,4 +22,4 @@ def describe(error: BaseException) -> str:
 
 def told(error: Exception) -> dict[str, object]:
     """The facts of a log line: a refusal says all by itself, what nobody expected comes with its traceback."""
-    return {"error": describe(error), "exc_info": not isinstance(error, Refusal)}
+    return {"error": describe(error), "exc_info": None if isinstance(error, Refusal) else error}

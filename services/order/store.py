@@ -1,22 +1,23 @@
 """Orders in PostgreSQL, one statement per step."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import UUID
 
 from services.chassis import logs
 from services.chassis.database import Database, OutcomeUnknown, Record
 from services.chassis.patience import describe, told
-from services.chassis.tracing import Part, Span, SpanKind, current_traceparent, failed, together, tracing
+from services.chassis.tracing import Part, Span, SpanKind, at, current_traceparent, failed, together, tracing
 from services.chassis.worker import Failed, Job
 from services.money import Money
 from services.order.contract import event_id, event_message, order_message
 from services.order.domain import Customer, Event, Line, Order, OrderNotFound, OrderPlaced, OrderRejected, State
 from services.order.use_cases import Outcome, Settled, Settlement
-from services.refusals import Refusal
+from services.refusals import Refusal, Unavailable
 
 log = logs.get()
 
@@ -218,17 +219,18 @@ class SettlerJob(Job[Claimed, Outcome]):
             settlements = await self._act([item.order for item in items])
             for each, settlement in zip(spans, settlements, strict=True):
                 _tell(each, settlement)
+            # By identity: what was raised about all that are confirmed together is one thing that went wrong.
+            for error, orders in Counter(each for each in settlements if _is_unforeseen(each)).items():
+                log.warning("orders cannot be settled", orders=orders, **told(error))
         for item, settlement in zip(items, settlements, strict=True):
-            outcomes[item.order.id] = (
-                _failed(item.order, settlement) if isinstance(settlement, Exception) else settlement
-            )
+            outcomes[item.order.id] = _failed(settlement) if isinstance(settlement, Exception) else settlement
 
     async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
         settled = [claimed.order for claimed, outcome in outcomes if isinstance(outcome, Settled)]
         failed = [(claimed, outcome.error) for claimed, outcome in outcomes if isinstance(outcome, Failed)]
-        events = [outcome for _, outcome in outcomes if isinstance(outcome, OrderPlaced | OrderRejected)]
-        changed = [event.order for event in events]
-        messages = [event_message(event) for event in events]
+        events = [(claimed, said) for claimed, said in outcomes if isinstance(said, OrderPlaced | OrderRejected)]
+        changed = [event.order for _, event in events]
+        messages = [event_message(event) for _, event in events]
         await self._database.execute(
             _SETTLE,
             [order.id for order in settled],
@@ -245,9 +247,10 @@ class SettlerJob(Job[Claimed, Outcome]):
             [event_id(order) for order in changed],
             [message.SerializeToString() for message in messages],
         )
-        for order in changed:
-            if order.state is State.REJECTED:
-                log.warning("order rejected", order=f"orders/{order.id}", reason=order.state_reason)
+        for claimed, event in events:
+            if event.order.state is State.REJECTED:
+                with at(claimed.traceparent), logs.about(f"orders/{event.order.id}"):
+                    log.warning("order rejected", reason=event.order.state_reason)
         if changed:
             self._committed()
 
@@ -259,16 +262,18 @@ def _tell(settling: Span, settlement: Settlement) -> None:
             settling.set_attribute(tracing.reason, order.state_reason)
         case Refusal():
             settling.set_attribute(tracing.reason, settlement.reason)
-            failed(settling, settlement.reason)
+            if isinstance(settlement, Unavailable):  # else somebody has changed the order meanwhile, which may be
+                failed(settling, settlement.reason)
         case Exception():
             failed(settling, type(settlement).__qualname__)
 
 
-def _failed(order: Order, error: Exception) -> Failed:
-    if isinstance(error, Refusal):
-        return Failed(error.reason)
-    log.warning("order cannot be settled", order=f"orders/{order.id}", **told(error))
-    return Failed(describe(error))
+def _is_unforeseen(settlement: Settlement) -> TypeGuard[Exception]:
+    return isinstance(settlement, Exception) and not isinstance(settlement, Refusal)
+
+
+def _failed(error: Exception) -> Failed:
+    return Failed(error.reason if isinstance(error, Refusal) else describe(error))
 
 
 def _order(record: Record) -> Order:
