@@ -312,28 +312,34 @@ class _Pull:
 
     async def _handle(self, arrived: Sequence[Msg], handle: Handle) -> None:
         parts = [_part(message, self._durable) for message in arrived]
+        error_type = ""
         with together(SpanKind.CONSUMER, parts) as spans:
             messages = [_received(message, traceparent_of(span)) for message, span in zip(arrived, spans, strict=True)]
             try:
                 with logs.about(messages[0].about or None if len(messages) == 1 else None):
                     await handle(messages)
             except Exception as error:  # noqa: BLE001  the loop goes on: what was not handled comes again
+                error_type = type(error).__qualname__
                 for span in spans:
-                    failed(span, type(error).__qualname__)
+                    failed(span, error_type)
                 if self._failures % QUIET == 0:
                     log.warning("messages wait", messages=len(arrived), **told(error))
-                pause = pause_s(self._failures)
-                self._failures += 1
-                for message in arrived:
-                    _consumed.add("nats", message.subject, type(error).__name__)
-                for message in arrived:
-                    await message.nak(delay=pause)
-                await asyncio.sleep(pause)
-                return
-        self._failures = 0
         for message in arrived:
-            _consumed.add("nats", message.subject, "")
-            await message.ack()
+            _consumed.add("nats", message.subject, error_type)
+        if error_type:
+            await self._put_off(arrived)
+        else:
+            self._failures = 0
+            for message in arrived:
+                await message.ack()
+
+    async def _put_off(self, messages: Sequence[Msg]) -> None:
+        """They come again, and nothing is taken until then."""
+        pause = pause_s(self._failures)
+        self._failures += 1
+        for message in messages:
+            await message.nak(delay=pause)
+        await asyncio.sleep(pause)
 
     async def _give_back(self) -> None:
         """What nobody handled shall not wait until its time is over."""

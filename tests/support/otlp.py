@@ -27,6 +27,9 @@ class Span:
     links: tuple[tuple[str, str], ...] = ()
     """Trace and span id of each."""
     instance: str = ""
+    start_s: float = 0.0
+    end_s: float = 0.0
+    """Since 1970."""
 
 
 @dataclass(slots=True)
@@ -66,7 +69,8 @@ def _span(about: Mapping[str, str], span: trace_pb2.Span) -> Span:
     events = tuple(event.name for event in span.events)
     links = tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links)
     service, instance = about.get("service.name", ""), about.get("service.instance.id", "")
-    return Span(service, span.name, kind, *ids, attributes, status, events, links, instance)
+    times = span.start_time_unix_nano / 1e9, span.end_time_unix_nano / 1e9
+    return Span(service, span.name, kind, *ids, attributes, status, events, links, instance, *times)
 
 
 @contextmanager

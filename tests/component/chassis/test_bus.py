@@ -197,6 +197,24 @@ async def test_messages_that_come_together_have_a_span_each_in_their_own_trace(n
     assert (first.links, second.links) == ((), ((first.trace_id, first.span_id),))
 
 
+async def test_the_pause_before_a_message_comes_again_is_in_none_of_its_spans(nats: NatsServer, stream: str) -> None:
+    trace, letters = "3" * 32, Letters()
+    letters.failing = 6
+    with receiving() as receiver:
+        tracing.export(Settings.read("reader", {"SHOPMESH_OTLP_ENDPOINT": receiver.endpoint}), "fruit")
+        try:
+            async with connected(nats) as bus, consuming(bus, stream, letters):
+                await bus.ensure_stream(stream, [f"{stream}.>"])
+                await bus.publish(f"{stream}.letter", b"a", {"traceparent": f"00-{trace}-{'b' * 16}-01"})
+                await letters.are("a")
+        finally:
+            await asyncio.to_thread(tracing.close)
+        tries = sorted(receiver.trace(trace), key=lambda each: each.start_s)
+
+    assert [each.attributes.get("error.type") for each in tries] == ["BusUnavailable"] * 6 + [None]
+    assert tries[5].start_s - tries[4].end_s > 0.3, "the fifth pause is 0.4 s at least"
+
+
 async def test_a_stream_is_known_again_by_its_creation_time(nats: NatsServer, stream: str) -> None:
     async with connected(nats) as bus:
         first = await bus.ensure_stream(stream, [f"{stream}.a"])
