@@ -1,6 +1,7 @@
-"""Numbers that only a store can tell, asked for beside the calls and seldom: what waits, how long, how much.
+"""Numbers that only a store can tell, asked for beside the calls: what waits, how long, how much.
 
-The statement must be cheap however much there is: of one index, with a limit. Every replica asks, and says the same.
+Every 15 s, and once a second while the store is away, so that they are known again as soon as it is back. The
+statement must be cheap however much there is: of one index, with a limit. Every replica asks, and says the same.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,11 +16,17 @@ EVERY_S = 15.0
 class Look(Job[None, None]):
     """A job for a Worker that has nothing to do afterwards."""
 
-    name = "numbers"
+    def __init__(self, name: str, look: Callable[[], Awaitable[None]], *gauges: Gauge) -> None:
+        """`look` sets the gauges. While it cannot, they say nothing: an old number would be a lie.
 
-    def __init__(self, look: Callable[[], Awaitable[None]], *gauges: Gauge) -> None:
-        """`look` sets the gauges. While it cannot, they say nothing: an old number would be a lie."""
-        self._look, self._gauges = look, gauges
+        `name` is how its log lines and `shopmesh.worker.failures` tell it from others of the process.
+        """
+        self._name, self._look, self._gauges = name, look, gauges
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._name
 
     @override
     async def claim(self, most: int) -> Sequence[None]:

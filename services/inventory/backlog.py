@@ -31,4 +31,4 @@ def backlog(database: Database) -> Look:
         _holds.set(told["overdue"], "overdue")
         _overdue.set(max(0.0, told["overdue_s"]))
 
-    return Look(look, _holds, _overdue)
+    return Look("backlog", look, _holds, _overdue)

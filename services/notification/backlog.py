@@ -41,7 +41,7 @@ def backlog(database: Database) -> Look:
         _lag.set(max(0.0, told["lag_s"]))
         _dead.set(told["dead"])
 
-    return Look(look, _waiting, _waiting_age, _lag, _dead)
+    return Look("backlog", look, _waiting, _waiting_age, _lag, _dead)
 
 
 def consumer_lag(bus: Bus, stream: str, durable: str) -> Look:
@@ -49,8 +49,10 @@ def consumer_lag(bus: Bus, stream: str, durable: str) -> Look:
 
     async def look() -> None:
         if (behind := await bus.behind(stream, durable)) is None:
+            _pending.forget()
+            _unacknowledged.forget()
             return
         _pending.set(behind.undelivered)
         _unacknowledged.set(behind.unacknowledged)
 
-    return Look(look, _pending, _unacknowledged)
+    return Look("consumer lag", look, _pending, _unacknowledged)

@@ -39,4 +39,4 @@ def backlog(database: Database) -> Look:
             _unsettled.set(row["waiting"] if row else 0, state.value)
             _unsettled_age.set(max(0.0, row["age_s"]) if row else 0.0, state.value)
 
-    return Look(look, _unsent, _unsent_age, _unsettled, _unsettled_age)
+    return Look("backlog", look, _unsent, _unsent_age, _unsettled, _unsettled_age)

@@ -1,14 +1,19 @@
 """What waits in the tables, as numbers, and what it costs to ask: as much as waits, however much there was before."""
 
+from uuid import uuid4
+
 from services.chassis import metrics, prometheus
+from services.chassis.bus import Bus
 from services.chassis.otlp_metrics import encode
 from services.chassis.settings import Settings
 from services.inventory import backlog as holds
 from services.notification import backlog as mails
 from services.order import backlog as orders
+from tests.support.nats import NatsServer
 from tests.support.plans import plan
 from tests.support.postgres import Postgres
 from tests.support.scraped import Scraped
+from tests.support.waiting import eventually
 
 ROWS = 5000
 
@@ -102,3 +107,26 @@ async def test_mails_and_dead_letters(postgres: Postgres) -> None:
     assert 0 <= seen.value("shop_notification_sender_lag_seconds") < 1000
     assert seen.value("shop_notification_dead_letters") == 7
     assert steps[0].blocks < MOST_BLOCKS
+
+
+async def test_of_a_consumer_that_is_gone_nothing_is_known(nats: NatsServer) -> None:
+    stream = f"S{uuid4().hex}"
+    bus = await Bus.connect(nats.url, "test")
+
+    async def there() -> bool:
+        return bus.connected
+
+    await eventually(there, "the bus is connected")
+    await bus.ensure_stream(stream, [f"{stream}.>"])
+    await bus.publish(f"{stream}.letter", b"", {})
+    await bus._bind(stream, "reader", [f"{stream}.>"])
+    lag = mails.consumer_lag(bus, stream, "reader")
+
+    await lag.claim(64)
+    assert now().value("shop_notification_events_pending") == 1
+    assert now().value("shop_notification_events_unacknowledged") == 0
+
+    await bus._stream.delete_consumer(stream, "reader")
+    await lag.claim(64)
+    await bus.close()
+    assert not [*now().of("shop_notification_events_pending"), *now().of("shop_notification_events_unacknowledged")]

@@ -66,7 +66,7 @@ async def test_what_cannot_be_asked_for_is_not_known(among: Metrics) -> None:
             raise DatabaseUnavailable
         holds.set(5)
 
-    worker = Look(look, holds)
+    worker = Look("holds", look, holds)
     await worker.claim(64)
     assert scraped(among).value("shop_holds") == 5
 
