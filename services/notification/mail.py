@@ -103,6 +103,7 @@ class SmtpServer:
 
     def __init__(self, address: SmtpAddress, mail_from: Callable[[], str]) -> None:
         self._address, self._mail_from = address, mail_from
+        self.host_and_port = (address.host, address.port)
         self._kept: list[aiosmtplib.SMTP] = []
         """Over each of them a mail was accepted, and none is on its way."""
 
@@ -273,7 +274,7 @@ class Sender:
         attempt, until = claimed
         logs.bind_order(f"orders/{attempt.order_id}")
         facts = {"kind": attempt.kind.value, "attempt": attempt.number}
-        with span("smtp send", SpanKind.CLIENT, attempt.traceparent, _described(attempt)) as sending:
+        with span("smtp send", SpanKind.CLIENT, attempt.traceparent, self._described(attempt)) as sending:
             outcome = await self._server.send(attempt, until)
             match outcome:
                 case Accepted():
@@ -282,6 +283,17 @@ class Sender:
                     failed(sending, came_to := type(outcome).__name__.lower())
                     logs.get().warning("mail not sent", **facts, outcome=came_to, error=error)
         return outcome
+
+    def _described(self, attempt: Attempt) -> Mapping[str, str | int]:
+        """What the span of a conversation says; there are no semantic conventions for SMTP."""
+        host, port = self._server.host_and_port
+        return {
+            "network.protocol.name": "smtp",
+            "server.address": host,
+            "server.port": port,
+            "shop.notification.kind": attempt.kind.value,
+            "shop.notification.attempt": attempt.number,
+        }
 
     async def settle(self, outcomes: Sequence[tuple[Claimed, Outcome | Failed]]) -> None:
         patience = _patience(self._config())
@@ -310,15 +322,6 @@ def _count(verdict: Verdict) -> None:
     if verdict.state is State.SENT and attempt.since:
         # By the clocks of two machines: what they differ by is not to be seen as less than nothing.
         _waited.record(max(0.0, time.time() - attempt.since.timestamp()), attempt.kind.value)
-
-
-def _described(attempt: Attempt) -> Mapping[str, str | int]:
-    """What the span of a conversation says; there are no semantic conventions for SMTP."""
-    return {
-        "network.protocol.name": "smtp",
-        "shop.notification.kind": attempt.kind.value,
-        "shop.notification.attempt": attempt.number,
-    }
 
 
 def _known(outcome: Outcome | Failed) -> Outcome:

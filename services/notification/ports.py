@@ -93,6 +93,11 @@ class DeadLetters(Protocol):
 class MailServer(Protocol):
     """What takes mails."""
 
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Where it is."""
+        ...
+
     async def send(self, attempt: Attempt, until: float) -> Outcome:
         """Says what came of it, soon after `until` (the loop's time) at the latest.
 

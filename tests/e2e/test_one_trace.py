@@ -57,7 +57,13 @@ ATTRIBUTES = {
     ("CLIENT", "sql"): _SQL,
     ("PRODUCER", "send"): _MESSAGE,
     ("CONSUMER", "process"): _MESSAGE | {"messaging.consumer.group.name"},
-    ("CLIENT", "smtp"): {"network.protocol.name", "shop.notification.kind", "shop.notification.attempt"},
+    ("CLIENT", "smtp"): {
+        "network.protocol.name",
+        "server.address",
+        "server.port",
+        "shop.notification.kind",
+        "shop.notification.attempt",
+    },
     ("INTERNAL", "settle"): set[str](),
 }
 """All that a span of ours has, beside `shop.order`, when nothing goes wrong."""

@@ -93,6 +93,8 @@ def _said(refusal: Refusal) -> OutOfStock | ReservationNotFound | ReservationRel
 class Mailbox:
     """A mail server that takes everything."""
 
+    host_and_port = ("mail.example.com", 25)
+
     async def send(self, attempt: Attempt, until: float) -> Outcome:  # noqa: ARG002
         return Accepted()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import grpc
@@ -95,6 +96,8 @@ async def test_one_trace_leads_from_the_event_to_the_mail_and_the_list(
     ]
     assert [each.parent_id for each in (received, kept, told)] == [relay, received.span_id, received.span_id]
     assert {each.attributes["shop.order"] for each in (received, kept, told)} == {f"orders/{order_id}"}
+    mails = urlsplit(server.url)
+    assert (told.attributes["server.address"], told.attributes["server.port"]) == (mails.hostname, str(mails.port))
 
 
 async def test_what_becomes_of_a_mail_later_is_in_the_trace_of_its_order(

@@ -86,6 +86,7 @@ class Server:
     """Says the same to every mail."""
 
     says: Outcome = field(default_factory=Accepted)
+    host_and_port = ("mail.example.com", 25)
 
     async def send(self, attempt: Attempt, until: float) -> Outcome:
         del attempt, until
