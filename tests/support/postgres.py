@@ -36,7 +36,7 @@ do $$ declare name text; begin
   execute (select 'truncate ' || string_agg(format('public.%I', tablename), ', ') || ' restart identity'
     from pg_tables where schemaname = 'public' and tablename <> 'migrations');
   for name in select tablename from pg_tables where schemaname = 'seeds' loop
-    execute format('insert into public.%1$I select * from seeds.%1$I', name);
+    execute format('insert into public.%1$I overriding system value select * from seeds.%1$I', name);
   end loop;
 end $$"""
 
@@ -110,6 +110,10 @@ class Postgres(Server):
         database = await Database.connect(url)
         try:
             await database.execute(_EMPTY)
+        except BaseException:  # one that cannot be emptied is handed on to nobody
+            await database.close()
+            raise
+        try:
             yield database
         finally:
             await database.close()
