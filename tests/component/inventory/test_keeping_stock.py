@@ -21,6 +21,7 @@ from services.inventory.store import FIRST_PAGE, NEXT_PAGE
 from services.refusals import Refusal, RequestIdReused
 from tests.component.inventory.conftest import Keeper
 from tests.support.plans import plan
+from tests.support.postgres import Postgres
 
 TTL = timedelta(minutes=10)
 OVER = timedelta(0)
@@ -302,16 +303,15 @@ async def test_pages_follow_product_ids_and_stay_stable_under_inserts(keeper: Ke
     assert seen == ["bowl", "mug", "mug-2", "mug2", "muga"]
 
 
-async def test_a_page_costs_the_same_wherever_it_lies(in_sql: Keeper) -> None:
-    database = in_sql.database
-    assert database
-    await database.execute(
-        "insert into stock select 'product-' || lpad(n::text, 5, '0'), 1, 0, 1 from generate_series(1, 20000) as n"
-    )
-    await database.execute("analyze stock")
+async def test_a_page_costs_the_same_wherever_it_lies(postgres: Postgres) -> None:
+    async with postgres.database("services.inventory") as database:  # of its own: statistics outlive what is emptied
+        await database.execute(
+            "insert into stock select 'product-' || lpad(n::text, 5, '0'), 1, 0, 1 from generate_series(1, 20000) as n"
+        )
+        await database.execute("analyze stock")
 
-    first = await plan(database, FIRST_PAGE, 101)
-    last = await plan(database, NEXT_PAGE, 101, "product-19899")
+        first = await plan(database, FIRST_PAGE, 101)
+        last = await plan(database, NEXT_PAGE, 101, "product-19899")
 
     assert [step.kind for step in first] == [step.kind for step in last] == ["Limit", "Index Scan"]
     assert last[0].blocks <= first[0].blocks + 3
