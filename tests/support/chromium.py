@@ -35,7 +35,7 @@ def chromium() -> Chromium | None:
 
 @asynccontextmanager
 async def running_chromium(found: Chromium) -> AsyncIterator[Browser]:
-    """Without its sandbox where we are root, which it does not take."""
+    """Without its sandbox, which root and many containers cannot have: the pages are our own."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=found.program,
