@@ -118,13 +118,16 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
 async def test_hostile_text_is_shown_and_never_run(mailbox: Mailbox) -> None:
-    await mailbox.post(HOSTILE, text=HOSTILE, to=f'"{HOSTILE}" <ann@shop.test>')
+    turned = f"{HOSTILE}\u202e\u200b"
+    await mailbox.post(turned, text=turned, to=f'"{turned}" <ann@shop.test>')
     for path in ("/", "/mail/latest"):
         page = await mailbox.web.get(path)
         assert page.status_code == 200
         assert "&lt;script&gt;" in page.text
         assert "<script" not in page.text
         assert "<img" not in page.text
+        assert not {"\u202e", "\u200b"} & {*page.text}, "they would move other text, or hide in it"
+        assert "\\u202e" in page.text
         assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
