@@ -146,7 +146,7 @@ async def test_the_overview_says_aloud_what_was_dropped(web: httpx.AsyncClient, 
     assert "dropped since" not in text(await web.get("/"))
     store.now = replace(store.now, dropped_spans={"the queue was full": 12}, dropped_lines={"the disk is full": 3})
     page = await web.get("/")
-    assert "15 spans and lines were dropped" in text(page)
+    assert "15 spans and lines were dropped since the store started; why stands below" in text(page)
     assert "12: the queue was full" in text(page)
     assert "3: the disk is full" in text(page)
 
