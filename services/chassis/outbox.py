@@ -139,7 +139,7 @@ class Relay[E: Event]:
                 await self._bus.publish(event.type, event.payload, self._headers(event))
             except BusUnavailable as refusal:
                 self._connection = 0  # the stream may be full or gone
-                _sent.add("nats", event.type, refusal.reason)
+                _sent.add("nats", event.type, type(refusal).__qualname__)
                 raise
             _sent.add("nats", event.type, "")
         return None

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4, uuid5
 
 import pytest
 
+from services.chassis import reporting
 from services.chassis.bus import STREAM_BYTES, Bus, Message
 from services.chassis.outbox import Event, Relay
 from services.chassis.settings import Settings
@@ -16,6 +17,7 @@ from services.chassis.tracing import tracing
 from services.chassis.worker import Failed, Worker
 from tests.support.nats import NatsServer, running_nats
 from tests.support.otlp import Span, receiving
+from tests.support.scraped import Scraped
 from tests.support.waiting import eventually
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -271,6 +273,11 @@ async def test_an_event_that_the_stream_refuses_is_not_marked_and_one_at_a_time_
         await eventually(asked, "the full stream is asked three times in a row")
         assert {"maximum bytes exceeded" in error for error in shelf.table.errors} == {True}
         assert len(shelf.table.sent) < 100
+        counted = Scraped(reporting.page(Settings.read("fruit", {"SHOPMESH_INSTANCE": "fruit-1"})))
+        published = counted.of("messaging_client_sent_messages_total", messaging_destination_name=shelf.table.type)
+        assert {each.labels.get("error_type", "") for each in published} == {"", "BusUnavailable"}, (
+            "as the spans have it"
+        )
         async with shelf.reading(nats):
             await shelf.has(*written)
     assert sorted(shelf.texts) == written, "the stream made room of what was read, and nothing came twice"
