@@ -5,7 +5,7 @@ bound for everything, and what is refused is counted.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -29,11 +29,16 @@ MOST_LABEL_BYTES = 1000
 MOST_NAME = 200
 MOST_ABOUT = 500
 MOST_BUCKETS = 200
+MOST_POINT_BYTES = MOST_LABEL_BYTES + 16 * MOST_BUCKETS + 200
+"""Of a number with all that belongs to it: a bucket has a bound and a count, of 8 bytes each."""
+MOST_POINTS = 50_000
+"""Metrics and their numbers in one request: empty ones have two bytes each."""
 
 REFUSALS = {
     "kind": "Prometheus has no exponential histograms in text, and summaries are not taken: send explicit buckets",
     "temporality": "Prometheus takes sums since a start only: set the temporality to cumulative",
     "length": f"at most {MOST_NAME} letters of name, {MOST_LABEL_BYTES} bytes of attributes, {MOST_BUCKETS} buckets",
+    "many": f"at most {MOST_POINTS} numbers in one request",
     "full": f"there are {MOST_SERIES} series already",
 }
 """Why a number is not kept, in a word for those who count and in a sentence for those who sent it."""
@@ -61,6 +66,8 @@ class Numbers:
     def take(self, data: bytes) -> ExportMetricsServiceResponse:
         """One encoded request. What is not kept of it is named in the response. Raises DecodeError."""
         request, refused = ExportMetricsServiceRequest.FromString(data), dict[str, int]()
+        if (count := _count(request)) > MOST_POINTS:
+            return _response({"many": count})
         with self._lock:
             for said in request.resource_metrics:
                 if known := self._senders.get(_whose(said.resource)):
@@ -69,12 +76,7 @@ class Numbers:
             for said in request.resource_metrics:
                 for reason, points in self._hear(said):
                     refused[reason] = refused.get(reason, 0) + points
-        response = ExportMetricsServiceResponse()
-        for reason, points in refused.items():
-            _refused.add(reason, by=points)
-            response.partial_success.rejected_data_points += points
-        response.partial_success.error_message = "; ".join(REFUSALS[reason] for reason in refused)
-        return response
+        return _response(refused)
 
     def text(self) -> str:
         """The page of all processes that were heard lately."""
@@ -102,13 +104,16 @@ class Numbers:
             head = _head(metric)
             for point in points:
                 series = (metric.name, _labels(point.attributes))
-                if len(series[1]) > MOST_LABEL_BYTES or _buckets(point) > MOST_BUCKETS:
+                point.ClearField("exemplars")  # which are not shown
+                encoded = point.SerializeToString()
+                too_long = len(series[1]) > MOST_LABEL_BYTES or len(encoded) > MOST_POINT_BYTES
+                if too_long or _buckets(point) > MOST_BUCKETS:
                     yield "length", 1
                 elif series not in sender.series and self._kept >= MOST_SERIES:
                     yield "full", 1
                 else:
                     self._kept += series not in sender.series
-                    sender.series[series] = _Series(head, point.SerializeToString(), now)
+                    sender.series[series] = _Series(head, encoded, now)
         if sender.series:
             self._senders[whose] = sender
 
@@ -145,6 +150,25 @@ class _Sender:
     def hear(self, now: float) -> None:
         if pause := now - self.heard:
             self.heard, self.patience_s = now, max(FORGET_S, 2.5 * min(pause, LONGEST_PAUSE_S))
+
+
+def _count(request: ExportMetricsServiceRequest) -> int:
+    """Metrics, and their numbers where the metrics are not too many already."""
+    scopes = [scope for said in request.resource_metrics for scope in said.scope_metrics]
+    count = sum(len(scope.metrics) for scope in scopes)
+    if count > MOST_POINTS:
+        return count
+    return count + sum(len(_points(metric)) for scope in scopes for metric in scope.metrics)
+
+
+def _response(refused: Mapping[str, int]) -> ExportMetricsServiceResponse:
+    """`refused`: how many numbers are not kept, by reason."""
+    response = ExportMetricsServiceResponse()
+    for reason, points in refused.items():
+        _refused.add(reason, by=points)
+        response.partial_success.rejected_data_points += points
+    response.partial_success.error_message = "; ".join(REFUSALS[reason] for reason in refused)
+    return response
 
 
 def _whose(resource: Resource) -> tuple[str, ...]:

@@ -123,7 +123,9 @@ def test_what_is_not_taken_is_counted_and_the_sender_is_told(
     told = numbers.take(request(delta, summary, *long, gauge("a"), gauge("b"), gauge("c"), gauge("d"))).partial_success
 
     assert told.rejected_data_points == 1 + 2 + 3 + 1
-    assert set(told.error_message.split("; ")) == set(metrics.REFUSALS.values())
+    assert set(told.error_message.split("; ")) == {
+        said for reason, said in metrics.REFUSALS.items() if reason != "many"
+    }
     assert {sample.name for sample in scraped(numbers).samples} == {"target_info", "a", "b", "c"}
     assert numbers.take(request(gauge("a", 7))).partial_success.rejected_data_points == 0
     assert numbers.take(request(gauge("d"), instance="order-2")).partial_success.rejected_data_points == 1
@@ -171,3 +173,38 @@ def test_what_this_process_counts_itself_stands_on_the_page(clock: Clock) -> Non
 
     assert scraped(numbers).value("own", job="telemetry") == 2
     assert scraped(numbers).value("a", job="order") == 1
+
+
+def test_a_number_is_bounded_with_all_that_belongs_to_it(numbers: Numbers) -> None:
+    point = pb.NumberDataPoint(as_double=1.0, exemplars=[pb.Exemplar(as_double=1.0)] * 100_000)
+    bounds = pb.HistogramDataPoint(count=1, explicit_bounds=[1.0] * 100_000)
+    histogram = pb.Histogram(data_points=[bounds], aggregation_temporality=CUMULATIVE)
+    response = numbers.take(
+        request(pb.Metric(name="a", gauge=pb.Gauge(data_points=[point])), pb.Metric(name="b", histogram=histogram))
+    )
+
+    assert response.partial_success.rejected_data_points == 1
+    kept = [series for sender in numbers._senders.values() for series in sender.series.values()]
+    assert [len(series.point) < 100 for series in kept] == [True]
+
+
+def test_a_histogram_with_all_the_buckets_it_may_have_is_kept(numbers: Numbers) -> None:
+    label = attribute("x", "y" * (metrics.MOST_LABEL_BYTES - 20))
+    full = pb.HistogramDataPoint(
+        count=2**63, sum=1.0, min=1.0, max=1.0, start_time_unix_nano=1, time_unix_nano=2, attributes=[label],
+        bucket_counts=[1] * metrics.MOST_BUCKETS, explicit_bounds=[float(n) for n in range(metrics.MOST_BUCKETS - 1)],
+    )  # fmt: skip
+    histogram = pb.Histogram(data_points=[full], aggregation_temporality=CUMULATIVE)
+    assert not numbers.take(request(pb.Metric(name="b", histogram=histogram))).partial_success.rejected_data_points
+
+
+@pytest.mark.parametrize("of", ["metrics", "points"])
+def test_a_request_of_too_many_numbers_is_refused(numbers: Numbers, of: str) -> None:
+    if of == "metrics":
+        many = request(*[pb.Metric()] * 50_001)
+    else:
+        many = request(pb.Metric(name="a", gauge=pb.Gauge(data_points=[pb.NumberDataPoint()] * 50_001)))
+    told = numbers.take(many).partial_success
+    assert told.rejected_data_points > 50_000
+    assert told.error_message == metrics.REFUSALS["many"]
+    assert not numbers._senders
