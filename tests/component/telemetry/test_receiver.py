@@ -17,7 +17,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogs
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpans
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -31,6 +31,7 @@ from tests.support.telemetry_server import TelemetryServer
 from tests.support.waiting import eventually
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 PROTOBUF = {"content-type": "application/x-protobuf"}
 MOST_BYTES = 4 << 20
 
@@ -62,9 +63,11 @@ def request(trace: int, *names: str) -> ExportTraceServiceRequest:
     return made
 
 
-def send(store: TelemetryServer, data: bytes, compression: grpc.Compression | None = None) -> bytes | grpc.StatusCode:
+def send(
+    store: TelemetryServer, data: bytes, compression: grpc.Compression | None = None, method: str = EXPORT
+) -> bytes | grpc.StatusCode:
     with grpc.insecure_channel(store.otlp) as channel:
-        export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(EXPORT)
+        export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         try:
             return export(data, timeout=30, compression=compression)
         except grpc.RpcError as error:
@@ -217,6 +220,21 @@ def test_huge_requests_are_refused_also_when_they_are_packed_small(store: Teleme
     huge = request(2, "x" * MOST_BYTES).SerializeToString()
     assert send(store, huge) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert send(store, huge, grpc.Compression.Gzip) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("door", ["grpc", "http"])
+def test_a_million_empty_log_records_of_one_request_are_refused(store: TelemetryServer, door: str) -> None:
+    empty = b"\x12\x00" * 1_000_000
+    data = b"\x0a" + _length(scope := b"\x12" + _length(empty) + empty) + scope
+    if door == "grpc":
+        answer = send(store, data, method=LOGS)
+        assert isinstance(answer, bytes)
+    else:
+        answer = post(store, data, path="/v1/logs").content
+    told = ExportLogsServiceResponse.FromString(answer).partial_success
+    assert (told.rejected_log_records, told.error_message) == (1_000_000, "more than 20000 records in one request")
+    assert pss_mb(store) < 150
+    assert "too many" in store.ask("/").text
 
 
 async def test_the_sound_part_of_a_request_is_kept_and_the_rest_told(store: TelemetryServer) -> None:
