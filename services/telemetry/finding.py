@@ -18,8 +18,6 @@ select trace_id from orders join orders_traces on orders_traces."order" = orders
 _EVER = 2**63 - 1
 _MOST_OPERATIONS = 500
 """That are merged by time. Of a segment with more names than that (a hostile one) all spans are sorted."""
-_MOST_TEXT = 16 << 20
-"""Of the lines of a segment: somebody may have sent a million of 4 MiB each."""
 _LINES = """
 select lines.id, time_ns, level, service, instance, message, trace_id, span_id, orders.name, fields
 from lines join voices on voices.id = voice left join traces on traces.id = trace
@@ -93,30 +91,36 @@ def _text(value: Value) -> str:
 
 
 def lines(
-    database: sqlite3.Connection, number: int, query: LineQuery, traces: Collection[bytes] | None, limit: int
-) -> list[Line]:
-    """At most `limit` lines to which the query applies: the newest, or when it follows the oldest; fewer of huge ones.
+    database: sqlite3.Connection,
+    number: int,
+    query: LineQuery,
+    traces: Collection[bytes] | None,
+    limit: int,
+    most_bytes: int,
+) -> tuple[list[Line], int]:
+    """At most `limit` lines to which the query applies, and their bytes: the newest, or when it follows the oldest.
 
-    `traces`: those that the order of the query was in.
+    The line that goes beyond `most_bytes` is the last. `traces`: those that the order of the query was in.
     """
     first = number * LINE_IDS
-    after = max(query.after_id - first, 0)
-    if after >= LINE_IDS:
-        return []
+    after = max(query.after_id - first, 0) if query.after_id else None
+    if after is not None and after >= LINE_IDS:
+        return [], 0
     ids = _line_ids(database, query, traces, after, limit)
     found, size = list[Line](), 0
     for id in ids:
         row = database.execute(_LINES, (id,)).fetchone()
         found.append(_line(row, first))
         size += len(row[5]) + len(row[9])
-        if size > _MOST_TEXT:
+        if size > most_bytes:
             break
-    return found
+    return found, size
 
 
 def _line_ids(
-    database: sqlite3.Connection, query: LineQuery, traces: Collection[bytes] | None, after: int, limit: int
+    database: sqlite3.Connection, query: LineQuery, traces: Collection[bytes] | None, after: int | None, limit: int
 ) -> list[int]:
+    """`after`: the line after which it is followed, 0 before the first; None when it is not."""
     wanted = _Wanted()
     narrow = bool(query.trace_id) or traces is not None
     if query.trace_id:
@@ -129,7 +133,7 @@ def _line_ids(
     voices = _voices(database, query)
     if voices is not None:
         wanted.add(f"+voice in ({_listed(voices)})")
-    if after:
+    if after is not None:
         wanted.add("lines.id > ?", after)
     source, newest = "lines", "time_ns desc, lines.id desc"
     if query.text:
@@ -140,9 +144,9 @@ def _line_ids(
         else:
             source, newest = "words cross join lines on lines.id = words.rowid", "words.rowid desc"
             wanted.add("words match ?", words)
-    elif not narrow and not after:
+    elif not narrow and after is None:
         return _newest_by_voice(database, query, voices, limit)
-    order = "lines.id" if after else newest
+    order = newest if after is None else "lines.id"
     asked = f"select lines.id from {source} where {wanted.conditions} order by {order} limit ?"  # noqa: S608
     return [id for (id,) in database.execute(asked, (*wanted.values, limit))]
 

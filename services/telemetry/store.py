@@ -1,7 +1,7 @@
 """What is kept, for those who ask. Every read may be made in any thread."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
@@ -15,15 +15,25 @@ from services.telemetry.segments import LINE_IDS, Segments
 
 MOST_SPANS = 10_000
 """Of a trace, and of all traces of an answer together: a loop that forgot to end its trace must not take the memory."""
+MOST_DATA = 16 << 20
+"""Bytes of a trace, and of all lines of an answer; decoded they take several times as much. The one span or line that
+goes beyond it is the last."""
 _DEPENDENCIES_OF = 300_000
 """Spans, the newest, by which dependencies are counted: a second's work."""
 
+MOST_NAMES = 1_000
+"""To choose from. What is longer than 500 characters is no name that somebody chooses."""
+
+_SERVICES = """
+select service from operations where length(service) <= 500
+union select service from voices where length(service) <= 500 limit 1000"""
+_SPAN_NAMES = "select name from operations where service = ? and length(name) <= 500 limit 1000"
 _SPANS_OF_TRACE = """
 select service, instances.name, data from spans join operations on operations.id = operation
   join instances on instances.id = instance where trace = (select id from traces where trace_id = ?) limit ?"""
 _SPANS_BETWEEN = """
 select trace, service, error, data from spans join operations on operations.id = operation
-where trace in (select distinct trace from spans where start_ns between ? and ?) order by trace limit ?"""
+where trace in (select distinct trace from spans where start_ns between ? and ?) order by trace desc limit ?"""
 
 
 class Store:
@@ -33,13 +43,12 @@ class Store:
         self._segments, self._intake = segments, intake
 
     def trace(self, trace_id: str) -> list[Span]:
-        """Its spans by start, 10,000 at most; empty when there is none, or when this is no trace id."""
+        """Its spans by start, 10,000 or 16 MiB at most; empty when there is none, or when this is no trace id."""
         try:
             key = bytes.fromhex(trace_id)
         except ValueError:
             return []
-        rows = islice(self._all(_SPANS_OF_TRACE, key, MOST_SPANS), MOST_SPANS)
-        return sorted((otlp.span(data, *by) for *by, data in rows), key=lambda span: span.start_ns)
+        return self._spans(key)[0]
 
     def traces(self, query: TraceQuery) -> list[list[Span]]:
         """Newest first, by the newest of its spans to which the query applies. Fewer when they are very large."""
@@ -53,22 +62,23 @@ class Store:
                         break
             if len(found) >= query.limit:
                 break
-        answer, spans = list[list[Span]](), 0
+        answer, left, left_bytes = list[list[Span]](), MOST_SPANS, MOST_DATA
         for trace_id in found:
-            answer.append(self.trace(trace_id.hex()))
-            spans += len(answer[-1])
-            if spans >= MOST_SPANS:
+            spans, size = self._spans(trace_id)
+            if spans:  # else it has gone meanwhile
+                answer.append(spans)
+            left, left_bytes = left - len(spans), left_bytes - size
+            if left <= 0 or left_bytes <= 0:
                 break
         return answer
 
     def services(self) -> list[str]:
-        """That have spans or log lines, by name."""
-        asked = "select service from operations union select service from voices"
-        return sorted({service for (service,) in self._all(asked)})
+        """That have spans or log lines, by name; 1,000 at most."""
+        return self._names(_SERVICES)
 
     def span_names(self, service: str) -> list[str]:
-        """Of a service, by name."""
-        return sorted({name for (name,) in self._all("select name from operations where service = ?", service)})
+        """Of a service, by name; 1,000 at most."""
+        return self._names(_SPAN_NAMES, service)
 
     def dependencies(self, since_ns: int, until_ns: int) -> list[Dependency]:
         """Who called whom in traces of that time; by the newest 300,000 spans."""
@@ -78,7 +88,7 @@ class Store:
             with self._segments.reading(number) as database:
                 rows = database.execute(_SPANS_BETWEEN, (since_ns, until_ns, left)) if database else ()
                 for _, spans in groupby(rows, itemgetter(0)):
-                    left -= _count(list(islice(spans, MOST_SPANS)), calls, errors)
+                    left -= _count(_bounded(spans), calls, errors)
             if left <= 0:
                 break
         return [Dependency(*pair, calls=count, errors=errors[pair]) for pair, count in sorted(calls.items())]
@@ -89,13 +99,15 @@ class Store:
         The service may also be an instance. Lines of an order are those that name it, and those of all its traces.
         """
         traces = self._traces_of(query.order) if query.order else None
-        found: list[Line] = []
+        found, left = list[Line](), MOST_DATA
         following = query.after_id > 0
         for number in self._segments.numbers() if following else self._segments.newest_first():
             with self._segments.reading(number) as database:
                 if database:
-                    found += finding.lines(database, number, query, traces, query.limit - len(found))
-            if len(found) >= query.limit:
+                    more, size = finding.lines(database, number, query, traces, query.limit - len(found), left)
+                    found += more
+                    left -= size
+            if len(found) >= query.limit or left < 0:  # never a gap, which who reads on would not know of
                 break
         return sorted(found, key=lambda line: line.id if following else (line.time_ns, line.id))
 
@@ -129,26 +141,46 @@ class Store:
             refused=self._intake.refused(),
         )
 
+    def _names(self, question: str, *values: object) -> list[str]:
+        return sorted({name for (name,) in self._all(question, *values)})[:MOST_NAMES]
+
     def _traces_of(self, order: str) -> set[bytes]:
         return {trace_id for (trace_id,) in self._all(finding.TRACES_OF_ORDER, order)}
 
+    def _spans(self, trace_id: bytes) -> tuple[list[Span], int]:
+        """Of a trace by start, as many as are shown, and how many bytes they have."""
+        rows = list(_bounded(self._all(_SPANS_OF_TRACE, trace_id, MOST_SPANS)))
+        spans = sorted((otlp.span(data, *by) for *by, data in rows), key=lambda span: span.start_ns)
+        return spans, sum(len(row[-1]) for row in rows)
+
     def _all(self, question: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Rows of all segments, the newest segment first."""
+        """Rows of all segments, the newest segment first. One at a time: all together may be a segment."""
         for number in self._segments.newest_first():
-            rows = list[tuple[Any, ...]]()
             with self._segments.reading(number) as database:
                 if database:
-                    rows = database.execute(question, values).fetchall()
-            yield from rows
+                    yield from database.execute(question, values)
 
 
-def _count(rows: list[tuple[Any, ...]], calls: Counter[tuple[str, str]], errors: Counter[tuple[str, str]]) -> int:
-    """Calls from one service to another in one trace."""
-    spans = [(service, error, trace_pb2.Span.FromString(data)) for _, service, error, data in rows]
-    services = {span.span_id: service for service, _, span in spans}
-    for service, error, span in spans:
-        caller = services.get(span.parent_span_id)
+def _bounded(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """No more than is shown of a trace. What a row ends with is the encoded span."""
+    size = 0
+    for row in islice(rows, MOST_SPANS):
+        yield row
+        size += len(row[-1])
+        if size > MOST_DATA:
+            break
+
+
+def _count(rows: Iterable[tuple[Any, ...]], calls: Counter[tuple[str, str]], errors: Counter[tuple[str, str]]) -> int:
+    """Calls from one service to another in one trace; returns of how many spans."""
+    spans = list[tuple[str, int, bytes, bytes]]()
+    for _, service, error, data in rows:
+        span = trace_pb2.Span.FromString(data)
+        spans.append((service, error, span.span_id, span.parent_span_id))
+    services = {id: service for service, _, id, _ in spans}
+    for service, error, _, above in spans:
+        caller = services.get(above)
         if caller is not None and caller != service:
             calls[caller, service] += 1
             errors[caller, service] += error
-    return len(rows)
+    return len(spans)

@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from services.telemetry import finding, reading, store
 from services.telemetry.intake import Intake
 from services.telemetry.model import Dependency, Line, LineQuery, SpanEvent, SpanLink, TraceQuery
 from services.telemetry.segments import Bounds, Segments
@@ -287,6 +288,91 @@ def test_beyond_its_bytes_the_oldest_goes_and_the_files_stop_to_grow(open_store:
     newest = kept.store.lines(LineQuery(limit=6))  # of several segments
     assert [line.trace_id for line in sorted(newest, key=lambda line: line.id)] == [f"{n:032x}" for n in range(20, 26)]
     assert kept.store.lines(LineQuery(after_id=newest[0].id, limit=4)) == newest[1:5]
+
+
+@pytest.fixture
+def two_segments(open_store: Open) -> Kept:
+    """A line in the first, and five in the second."""
+    kept = open_store(Bounds(age_s=80))
+    kept.intake.put_lines([replace(LINE, message="line 0")])
+    kept.write()
+    kept.now += 20
+    kept.intake.put_lines([replace(LINE, time_ns=NS + n, message=f"line {n}") for n in range(1, 6)])
+    kept.write()
+    return kept
+
+
+def test_who_follows_loses_no_line_where_a_segment_was_begun(two_segments: Kept) -> None:
+    store = two_segments.store
+    told, last = list[str](), store.lines(LineQuery())[0].id
+    while lines := store.lines(LineQuery(after_id=last, limit=2)):
+        told += [line.message for line in lines]
+        last = max(line.id for line in lines)
+    assert told == [f"line {n}" for n in range(1, 6)]
+
+
+def test_what_is_older_than_the_first_line_of_a_segment_is_found(two_segments: Kept) -> None:
+    first = two_segments.store.lines(LineQuery())[1]
+    assert [line.message for line in reading.lines(two_segments.store, LineQuery(), first.id)] == ["line 0"]
+
+
+@pytest.mark.parametrize("following", [False, True])
+def test_lines_too_large_for_one_answer_leave_no_gap_between_segments(open_store: Open, following: bool) -> None:
+    kept = open_store(Bounds(age_s=80))
+    for number in range(3):
+        kept.now += 20
+        large = "x" * (3 << 20)
+        kept.intake.put_lines([replace(LINE, time_ns=NS + 10 * number + n, message=large) for n in range(4)])
+        kept.write()
+    found = kept.store.lines(LineQuery(after_id=1 if following else 0, limit=100))
+    times = [line.time_ns - NS for line in found]
+    assert times == ([0, 1, 2, 3, 10, 11] if following else [12, 13, 20, 21, 22, 23])
+
+
+def test_a_trace_that_goes_between_two_questions_is_left_out(
+    two_segments: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = two_segments
+    kept.intake.put_spans(request("order", span(TRACES[0], 1, "Place")))
+    kept.write()
+    monkeypatch.setattr(finding, "traces", lambda *_: iter([bytes.fromhex(TRACES[1]), bytes.fromhex(TRACES[0])]))
+    assert [spans[0].trace_id for spans in kept.store.traces(TraceQuery())] == [TRACES[0]]
+
+
+def test_the_bytes_of_a_trace_and_of_a_list_of_them_are_bounded(open_store: Open) -> None:
+    kept = open_store(Bounds(age_s=80))
+    for number in range(3):
+        kept.now += 20
+        for trace in TRACES[:3]:
+            for n in range(3):
+                kept.intake.put_spans(request("order", span(trace, 10 * number + n + 1, "x" * (3 << 20), at=n)))
+            kept.write()
+
+    assert len(kept.store.trace(TRACES[0])) == 6
+    assert [len(spans) for spans in kept.store.traces(TraceQuery())] == [6]
+    assert kept.store.dependencies(NS, NS + 10) == []
+
+
+def test_names_to_choose_from_are_bounded(open_store: Open) -> None:
+    kept = open_store()
+    kept.intake.put_spans(request("order", *(span(TRACES[0], n + 1, f"name {n}") for n in range(1100))))
+    kept.intake.put_spans(request("order", span(TRACES[0], 9999, "a" * 501)))
+    kept.intake.put_lines([replace(LINE, service=f"service {n}") for n in range(1100)])
+    kept.intake.put_lines([replace(LINE, service="a" * 501)])
+    kept.write()
+    for names in (kept.store.services(), kept.store.span_names("order")):
+        assert len(names) == 1000
+        assert max(map(len, names)) < 500
+
+
+def test_dependencies_are_those_of_the_newest_traces(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_DEPENDENCIES_OF", 2)
+    kept = open_store()
+    for trace, callee in zip(TRACES[:2], ("old", "new"), strict=True):
+        kept.intake.put_spans(request("order", span(trace, 1, "call")))
+        kept.intake.put_spans(request(callee, span(trace, 2, "answer", above=1)))
+    kept.write()
+    assert kept.store.dependencies(NS, NS + 10) == [Dependency("order", "new", 1, 0)]
 
 
 def test_beyond_its_age_everything_goes(open_store: Open) -> None:
