@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from services.ids import ORDER, SPAN_ID, TRACE_ID
+
 LEVELS = ("debug", "info", "warning", "error")
 """Rising."""
 READ_BYTES = 1024 * 1024
@@ -105,9 +107,9 @@ def said(raw: bytes, part: str, arrival_ns: int) -> Said:
         _text(take("service", "")) or service_of(part),
         _text(take("instance", "")) or part,
         message if isinstance(message, str) else str(message),
-        _text(take("trace_id", ""), _TRACE_ID),
-        _text(take("span_id", ""), _SPAN_ID),
-        _text(take("order", ""), _ORDER),
+        _text(take("trace_id", ""), TRACE_ID),
+        _text(take("span_id", ""), SPAN_ID),
+        _text(take("order", ""), ORDER),
         line,
     )
 
@@ -172,10 +174,6 @@ def instant(said: object) -> datetime | None:
 
 
 _INSTANCE = re.compile(r"(?:-\d+)?(?:@.+)?$")
-
-
-_TRACE_ID, _SPAN_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
-_ORDER = re.compile(r"orders/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _text(value: object, form: re.Pattern[str] | None = None) -> str:

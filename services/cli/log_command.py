@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLLOW_EVERY_S = 0.3
 LEVELS = ("debug", "info", "warning", "error")
+"""As log_files has them, which `--help` does not wait for."""
 
 
 @click.command()

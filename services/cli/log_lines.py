@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import orjson
 
 from services.cli.log_dialects import DIALECTS, Line, Plain
+from services.ids import ORDER, SPAN_ID, TRACE_ID, UUID
 from services.log_files import LEVELS, instant, parsed, service_of
 
 MAX_LINE_BYTES = 256 * 1024
@@ -31,9 +32,7 @@ _NAMES = {
     "message": ("message", "msg", "event"),
 }
 """What others call it: the first that is there counts, and the rest stays what it is."""
-_TRACE_ID, _SPAN_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
-_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_ORDER = re.compile(f"(?:orders/)?({_UUID})")
+_ORDER_ID = re.compile(f"(?:orders/)?({UUID.pattern})")
 
 
 class Lines:
@@ -152,9 +151,7 @@ def _is(form: re.Pattern[str], said: object) -> bool:
     return type(said) is str and form.fullmatch(said) is not None
 
 
-_FORMS = (
-    ("trace_id", _TRACE_ID), ("span_id", _SPAN_ID), ("order", re.compile(f"orders/{_UUID}")),
-)  # fmt: skip
+_FORMS = (("trace_id", TRACE_ID), ("span_id", SPAN_ID), ("order", ORDER))
 
 
 def _id(form: re.Pattern[str]) -> Callable[[object], str | None]:
@@ -166,11 +163,11 @@ def _id(form: re.Pattern[str]) -> Callable[[object], str | None]:
 
 
 def _order(said: object) -> str | None:
-    found = _ORDER.fullmatch(said) if isinstance(said, str) else None
+    found = _ORDER_ID.fullmatch(said) if isinstance(said, str) else None
     return f"orders/{found[1]}" if found else None
 
 
 _CHECKS: dict[str, Callable[[object], str | None]] = {
-    "trace_id": _id(_TRACE_ID), "span_id": _id(_SPAN_ID), "order": _order,
+    "trace_id": _id(TRACE_ID), "span_id": _id(SPAN_ID), "order": _order,
 }  # fmt: skip
 """What a value becomes under our name; None when it cannot be that."""

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from services.cli.process import CannotStart
+from services.ids import TRACE_ID
 from services.log_files import LEVELS, Place, Said, batches, nanoseconds, parts, said, service_of, shown
+from services.story.asking import order_uuid
 
 if TYPE_CHECKING:
     import httpx
@@ -167,20 +169,17 @@ class Files:
 
 
 def order_name(id: str) -> str:
-    """`orders/<uuid>`, of that or of the uuid. Raises CannotStart."""
-    if (found := _ORDER.fullmatch(id.lower())) is None:
-        raise CannotStart(f"{id} is no order: write orders/<uuid>, or the uuid")
-    return f"orders/{found[1]}"
+    """`orders/<uuid>`, of that or of the uuid. Raises CannotTell."""
+    return f"orders/{order_uuid(id)}"
 
 
 def trace_id(text: str) -> str:
     """Raises CannotStart for what is none."""
-    if not re.fullmatch(r"[0-9a-f]{32}", text.lower()):
+    if not TRACE_ID.fullmatch(text.lower()):
         raise CannotStart(f"{text} is no trace id: write its 32 hexadecimal digits")
     return text.lower()
 
 
-_ORDER = re.compile(r"(?:orders/)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _WORD = re.compile(r"[^\W_]+")
 
 

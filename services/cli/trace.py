@@ -1,6 +1,5 @@
 """What the telemetry's pages know of a trace, or of all traces of an order, and how it is shown."""
 
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,8 @@ import httpx
 from services.cli.log_search import refusal
 from services.cli.process import CannotStart
 from services.cli.waterfall import Line, Span, Trace, drawn
+from services.ids import TRACE_ID
+from services.story.asking import CannotTell, order_uuid
 
 MOST_LINES = 500
 MOST_TRACES = 20
@@ -19,25 +20,23 @@ ANSWER_S = 10.0
 WITHOUT_TERMINAL = 120
 """Columns, where nobody says how many there are."""
 
-_TRACE_ID = re.compile(r"[0-9a-f]{32}")
-
 
 def wanted(id: str | None, order: str | None) -> tuple[str | None, UUID | None]:
-    """A trace id, or an order. Raises CannotStart for what is neither."""
+    """A trace id, or an order. Raises CannotStart or CannotTell for what is neither."""
     if id and order:
         raise CannotStart("say one of the two: a trace's ID, or --order ORDER")
-    if id and _TRACE_ID.fullmatch(id.lower()):
+    if id and TRACE_ID.fullmatch(id.lower()):
         return id.lower(), None
-    named = order or id
-    if named is None:
+    if order:
+        return None, order_uuid(order)
+    if not id:
         raise CannotStart("say which: a trace's ID, or --order ORDER")
     try:
-        return None, UUID(named.removeprefix("orders/"))
-    except ValueError:
-        what = "no order: give its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
-        if not order:
-            what = "no trace: an id is 32 hexadecimal digits; `shopmesh trace --order ORDER` finds those of an order"
-        raise CannotStart(f"{named} is {what}") from None
+        return None, order_uuid(id)
+    except CannotTell:
+        raise CannotStart(
+            f"{id} is no trace: an id is 32 hexadecimal digits; `shopmesh trace --order ORDER` finds those of an order"
+        ) from None
 
 
 def client(pages: str) -> httpx.Client:

@@ -12,6 +12,7 @@ def order_uuid(text: str) -> UUID:
     try:
         return UUID(text.removeprefix("orders/"))
     except ValueError:
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
         raise CannotTell(
-            f"{text} is no order: give its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+            f"“{shown}” is no order: give its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
         ) from None

@@ -6,7 +6,10 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.telemetry.model import LEVELS, LineQuery
+from services.ids import ORDER, TRACE_ID
+from services.log_files import LEVELS
+from services.story.asking import CannotTell, order_uuid
+from services.telemetry.model import LineQuery
 
 MOST_LINES = 1_000
 LONGEST = 500
@@ -14,8 +17,6 @@ LONGEST = 500
 LATEST_NS = 2**63 - 1
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m|h|d)")
 _UNITS_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9, "d": 86_400 * 10**9}
-_TRACE_ID = re.compile("[0-9a-f]{1,32}")
-_ORDER_NAME = re.compile("orders/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 type Parameters = Mapping[str, str]
 
@@ -78,7 +79,7 @@ def number(parameters: Parameters, name: str, default: int, least: int = 0, most
 def trace_id(given: str) -> str:
     """32 hexadecimal digits; shorter ones have zeros in front, as Zipkin has it."""
     found = given.strip().lower()
-    if not _TRACE_ID.fullmatch(found):
+    if not found or not TRACE_ID.fullmatch(found.zfill(32)):
         raise BadQuestion(f"a trace has an id of 32 hexadecimal digits, not “{_cut(given)}”")
     return found.zfill(32)
 
@@ -91,21 +92,19 @@ def order(given: str) -> str:
 def order_id(given: str) -> UUID:
     """Of `orders/<uuid>` or the UUID alone. Raises BadQuestion."""
     try:
-        return UUID(given.strip().removeprefix("orders/"))
-    except ValueError:
-        raise BadQuestion(
-            f"“{_cut(given)}” is no order: write its id, as in orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
-        ) from None
+        return order_uuid(given.strip())
+    except CannotTell as error:
+        raise BadQuestion(str(error)) from None
 
 
 def is_order_name(value: object) -> bool:
     """What is none has no page, and no link: it may be an address elsewhere."""
-    return isinstance(value, str) and _ORDER_NAME.fullmatch(value) is not None
+    return isinstance(value, str) and ORDER.fullmatch(value) is not None
 
 
 def is_trace_id(value: object) -> bool:
     """In full."""
-    return isinstance(value, str) and len(value) == 32 and _TRACE_ID.fullmatch(value) is not None
+    return isinstance(value, str) and TRACE_ID.fullmatch(value) is not None
 
 
 def instant(parameters: Parameters, name: str) -> int | None:

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 type Value = str | bool | int | float | list["Value"] | dict[str, "Value"] | None
 """A value of OTLP. Bytes are given as base64."""
 
-LEVELS = ("debug", "info", "warning", "error")
-"""From the least severe."""
-
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from services import ids
+from services.log_files import LEVELS
 from services.telemetry import otlp, schema
-from services.telemetry.model import LEVELS, Line
+from services.telemetry.model import Line
 
-ORDER = re.compile(rb"orders/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+ORDER = re.compile(ids.ORDER.pattern.encode())
 """An order's name, wherever it stands in a span: no decoding, and foreign attributes name orders as well."""
 _LARGEST = 2**63 - 1
 _ERROR = 2

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.telemetry.model import LEVELS, Dependency, Line, LineQuery, Span, Status, TraceQuery
+from services.log_files import LEVELS
+from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 ORDER = "orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"

@@ -51,7 +51,7 @@ def test_nothing_found_is_said_and_no_failure(state: Path) -> None:
     [
         (["bank"], "nothing is logged for bank: there is etcd, order, order-2"),
         (["--since", "soon"], "soon is no time: write 2026-03-01T12:00:00Z, or a duration such as 2h"),
-        (["--order", "7"], "7 is no order: write orders/<uuid>, or the uuid"),
+        (["--order", "7"], "“7” is no order: give its id, as in orders/"),
         (["--trace", "7"], "7 is no trace id: write its 32 hexadecimal digits"),
         (["--level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
         (["--follow", "--until", "1m"], "--follow goes on, and --until ends: choose one of them"),

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import click
 import pytest
@@ -10,6 +11,7 @@ from services.cli.log_view import rendered
 from services.cli.logs import LogFile
 from services.cli.process import CannotStart
 from services.log_files import Said, nanoseconds
+from services.story.asking import CannotTell
 
 TRACES = ["1" * 32, "2" * 32, "3" * 32]
 ORDERS = [f"orders/6d1e4c0a-2f9b-5b7e-9a54-0f6f8a2f3c1{at}" for at in range(2)]
@@ -97,7 +99,8 @@ def test_names_are_services_and_instances(files: Files) -> None:
 def test_only_ids_are_asked_for() -> None:
     assert order_name(ORDERS[0].removeprefix("orders/").upper()) == ORDERS[0]
     assert trace_id("A" * 32) == "a" * 32
-    with pytest.raises(CannotStart, match="7 is no order"):
+    assert order_name(UUID(ORDERS[0].removeprefix("orders/")).hex) == ORDERS[0], "as `order` and `trace` read it"
+    with pytest.raises(CannotTell, match="“7” is no order"):
         order_name("7")
     with pytest.raises(CannotStart, match="xyz is no trace id"):
         trace_id("xyz")

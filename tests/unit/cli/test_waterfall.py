@@ -10,6 +10,7 @@ from click import unstyle
 from services.cli.process import CannotStart
 from services.cli.trace import wanted
 from services.cli.waterfall import Line, Span, Trace, drawn
+from services.story.asking import CannotTell
 
 TRACE, OTHER = "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"
 ORDER = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
@@ -151,5 +152,5 @@ def test_a_trace_or_an_order_is_named(id: str | None, order: str | None, means: 
     ],
 )
 def test_what_is_neither_is_refused_with_a_way_on(id: str | None, order: str | None, said: str) -> None:
-    with pytest.raises(CannotStart, match=said):
+    with pytest.raises((CannotStart, CannotTell), match=said):
         wanted(id, order)
