@@ -16,6 +16,8 @@ _late = Histogram(
     "shopmesh.event_loop.delay", "s", "How late the event loop comes to what is due, looked at twice a second."
 )
 _BEGAN = time.monotonic()
+_STATM = Path("/proc/self/statm")
+"""Linux: proc(5)."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -25,8 +27,11 @@ def _times() -> dict[Labels, float]:
 
 
 def _resident() -> dict[Labels, float]:
-    """Linux: proc(5), statm."""
-    return {(): int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE}
+    """Where it cannot be read, it is not known."""
+    try:
+        return {(): int(_STATM.read_bytes().split()[1]) * _PAGE}
+    except OSError:
+        return {}
 
 
 _cpu.ask(_times)
