@@ -5,7 +5,6 @@ time that it takes to start.
 """
 
 import random
-import traceback
 from collections.abc import Callable, Mapping
 from time import time_ns
 from typing import override
@@ -70,7 +69,8 @@ class Recorded(ReadableSpan, Span):
 
     @override
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        self._status = status if isinstance(status, Status) else Status(status, description)
+        """Without `description`: OpenTelemetry's `use_span` writes the words of an exception there."""
+        self._status = Status(status.status_code if isinstance(status, Status) else status)
 
     @override
     def update_name(self, name: str) -> None:
@@ -98,15 +98,9 @@ class Recorded(ReadableSpan, Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        kind = type(exception)
-        facts: dict[str, AttributeValue] = {
-            "exception.type": kind.__qualname__
-            if kind.__module__ == "builtins"
-            else f"{kind.__module__}.{kind.__qualname__}",
-            "exception.message": str(exception),
-            "exception.stacktrace": "".join(traceback.format_exception(exception)),
-        }
-        self.add_event("exception", {**facts, **(attributes or {})}, timestamp)
+        """Its type. Never its words: they may quote what nobody shall read."""
+        kind = {"exception.type": type(exception).__qualname__}
+        self.add_event("exception", {**kind, **(attributes or {})}, timestamp)
 
 
 class Recorder:
