@@ -107,7 +107,7 @@ def lines(before: Mapping[str, Breaker], now: Mapping[str, Breaker], name: Name)
 
 
 def count(before: Mapping[str, Breaker], now: Mapping[str, Breaker]) -> None:
-    """The same in numbers."""
+    """The same in numbers. What was out when we first looked is no ejection of now."""
     instances = dict[tuple[str, ...], float]()
     for service, breaker in now.items():
         for state in _STATES:
@@ -117,7 +117,7 @@ def count(before: Mapping[str, Breaker], now: Mapping[str, Breaker]) -> None:
         known = before.get(service, Breaker()).instances
         for address, why in breaker.instances.items():
             instances[service, why or _WELL_STATE] += 1
-            if why and known.get(address, "") != why:
+            if why and service in before and known.get(address, "") != why:
                 _ejections.add(service, why)
     _instances.set_all(instances)
     _open.set_all({(service,): bool(breaker.open) for service, breaker in now.items()})

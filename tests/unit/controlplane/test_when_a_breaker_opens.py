@@ -67,6 +67,18 @@ def test_what_changes_is_counted_and_what_is_is_shown() -> None:
     )  # fmt: skip
 
 
+def test_what_was_out_before_we_looked_is_no_ejection_of_now() -> None:
+    def ejections() -> float:
+        seen = Scraped(reporting.page(Settings.read("controlplane", {})))
+        return seen.sum("shopmesh_envoy_ejections_total", service="order")
+
+    count({}, {"order": WELL})
+    before = ejections()
+    count({}, {"order": OUT})
+
+    assert ejections() == before
+
+
 def test_the_clusters_of_a_service_are_one_breaker() -> None:
     numbers = {
         "order.membership_total": 2,
