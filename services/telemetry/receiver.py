@@ -27,6 +27,10 @@ OPTIONS = (
     ("grpc.max_receive_message_length", MOST_BYTES),
     # Two stores on one port would each get some of the spans.
     ("grpc.so_reuseport", 0),
+    # Envoy asks every 5 s whether it is still there, with no export under way as well. By default gRPC takes that for
+    # an attack, and hangs up at the fourth time.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 
 

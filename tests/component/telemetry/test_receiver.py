@@ -1,6 +1,7 @@
 """OTLP as it really comes: from OpenTelemetry's own exporters, raw, hostile, huge, and cut off."""
 
 import gzip
+import socket
 import subprocess
 import time
 import zlib
@@ -214,6 +215,24 @@ def test_only_otlp_is_at_its_ports(store: TelemetryServer) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             unknown(b"", timeout=30)
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_who_asks_every_second_whether_it_is_there_keeps_its_connection(store: TelemetryServer) -> None:
+    """Envoy asks every five (clusters.py), mostly with no export under way. The fourth would end it by default."""
+    nothing, ping = bytes(9), b"\0\0\x08\x06\0\0\0\0\0" + b"are you?"  # RFC 9113: 4.1, 6.7
+    settings = nothing[:3] + b"\x04" + nothing[4:]
+    host, _, port = store.otlp.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection, connection.makefile("rb") as answers:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        for _ in range(5):
+            connection.sendall(ping)
+            kind, flags = None, 0
+            while (kind, flags) != (6, 1):
+                head = answers.read(9)
+                kind, flags = head[3], head[4]
+                assert kind != 7, answers.read(int.from_bytes(head[:3]))  # GOAWAY, and why
+                answers.read(int.from_bytes(head[:3]))
+            time.sleep(1.1)  # what is tested: the pace
 
 
 def test_huge_requests_are_refused_also_when_they_are_packed_small(store: TelemetryServer) -> None:
