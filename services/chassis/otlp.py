@@ -8,16 +8,21 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
-from opentelemetry.exporter.otlp.proto.common._internal import _encode_key_value
+from opentelemetry.exporter.otlp.proto.common._internal import _encode_attributes, _encode_key_value
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanKind, StatusCode
 from opentelemetry.util.types import AttributeValue
 
+_PLAIN = (str, int, float)
+
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
-    """An ExportTraceServiceRequest, the same as the SDK's `encode_spans` for spans of one tracer."""
+    """An ExportTraceServiceRequest, the same as the SDK's `encode_spans` for spans of one tracer.
+
+    Raises TypeError or ValueError where a name or a text cannot be written, such as half a surrogate pair.
+    """
     resource = encode_spans(spans[:1]).resource_spans[0]
     scope = resource.scope_spans.pop()
     scope.ClearField("spans")
@@ -39,7 +44,10 @@ def _span(span: ReadableSpan) -> bytes:
             _PARENT_ID + above.span_id.to_bytes(8) if above else b"",
             _name_and_kind(span.name, span.kind),
             _times(_START, span.start_time or 0, _END, span.end_time or 0),
-            *[_attribute(key, value) for key, value in (span.attributes or {}).items()],
+            *[
+                _attribute(key, value) if isinstance(value, _PLAIN) else _other(key, value)
+                for key, value in (span.attributes or {}).items()
+            ],
             *([_link(link) for link in span.links] if span.links else ()),
             _STATUS[status.status_code],
             _REMOTE if above and above.is_remote else _LOCAL,
@@ -51,6 +59,11 @@ def _span(span: ReadableSpan) -> bytes:
 def _attribute(key: str, value: AttributeValue) -> bytes:
     """Most are those of an rpc or a statement, and come again and again."""
     return _field(9, _encode_key_value(key, value).SerializeToString())
+
+
+def _other(key: str, value: AttributeValue) -> bytes:
+    """A list; what OTLP has no word for is left out, and the SDK says so in the log."""
+    return b"".join(_field(9, each.SerializeToString()) for each in _encode_attributes({key: value}))
 
 
 @lru_cache(4096)

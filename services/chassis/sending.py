@@ -1,7 +1,7 @@
 """Spans on their way to the OTLP endpoint. It is worth less than the calls that it watches: it may cost them nothing.
 
 Spans wait in a queue of bounded length, and a thread sends them in batches. Where nobody takes them, or takes them
-slowly, the oldest are dropped; that is counted, and told at most once a minute.
+slowly, the oldest are dropped; that is counted, and told at most once a minute, and at the end.
 """
 
 import threading
@@ -9,7 +9,6 @@ import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -17,6 +16,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from services.chassis import logs
 from services.chassis.metrics import Counter
+from services.chassis.patience import told
+from services.chassis.settings import target_of
 
 MOST_WAITING = 4096
 """Spans: two seconds of a service under full load, 6 MB."""
@@ -30,13 +31,14 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
 )
 
-_OVERFLOW = "queue full"
+_SIGNAL, _OVERFLOW = "traces", "queue full"
 _dropped = Counter(
     "shopmesh.telemetry.dropped", "{item}", "What was recorded and not taken by the endpoint.", "signal", "reason"
 )
-_dropped.add("traces", _OVERFLOW, by=0)
+_dropped.add(_SIGNAL, _OVERFLOW, by=0)
 
 log = logs.get()
 
@@ -45,10 +47,7 @@ class Sender:
     """Takes spans that have ended, from any thread, at once."""
 
     def __init__(self, endpoint: str, encode: Callable[[Sequence[ReadableSpan]], bytes]) -> None:
-        """`encode` makes an ExportTraceServiceRequest.
-
-        `https://` is encrypted; anything else is not, as in OpenTelemetry's own exporters.
-        """
+        """`encode` makes an ExportTraceServiceRequest; raises TypeError or ValueError for what cannot be written."""
         self._endpoint, self._encode = endpoint, encode
         self._channel = _channel(endpoint)
         self._export: grpc.UnaryUnaryMultiCallable[bytes, ExportTraceServiceResponse] = self._channel.unary_unary(
@@ -81,25 +80,28 @@ class Sender:
             pass
 
     def close(self) -> None:
-        """Sends what is left; blocks for 2 s at most."""
+        """Sends what is left; blocks for 2 s at most. What is not taken by then is lost, and counted."""
         until = time.monotonic() + ANSWER_S
         self._closed.set()
         self._wake.set()
         self._thread.join(ANSWER_S)
         while (left := until - time.monotonic()) > 0 and (self._waiting or self._batch) and self._send(left):
             pass
-        self._channel.close()
+        self._channel.close()  # ends what is still on its way
+        with self._sending:
+            self._lose("ended", len(self._waiting) + len(self._batch))
+        self._said = -SAY_EVERY_S
+        self._tell()
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            self._wake.wait(EVERY_S)
-            self._wake.clear()
-            while (self._waiting or self._batch) and not self._closed.is_set():
-                if not self._send(ANSWER_S):
-                    self._closed.wait(PAUSE_S)
-                if len(self._waiting) < BATCH:
-                    break
+            taken = self._send(ANSWER_S)
             self._tell()
+            if not taken:
+                self._closed.wait(PAUSE_S)
+            if len(self._waiting) < BATCH:
+                self._wake.wait(EVERY_S)
+                self._wake.clear()
 
     def _send(self, within_s: float) -> bool:
         """One batch. Whether it was taken, wholly or in parts."""
@@ -108,7 +110,14 @@ class Sender:
             if not self._batch:
                 return True
             try:
-                response = self._export(self._encode(self._batch), timeout=within_s)
+                request = self._encode(self._batch)
+            except (TypeError, ValueError) as error:  # such as UnicodeEncodeError
+                log.warning("spans cannot be written", spans=len(self._batch), **told(error))
+                self._lose("unwritable", len(self._batch))
+                self._batch = ()
+                return False
+            try:
+                response = self._export(request, timeout=within_s)
             except grpc.RpcError as error:
                 # UNAVAILABLE has not been taken, by nobody or by one who wants it later. The rest may have been, or
                 # never will be.
@@ -123,7 +132,7 @@ class Sender:
     def _lose(self, reason: str, spans: int) -> None:
         if spans > 0:
             self._lost[reason] += spans
-            _dropped.add("spans", reason, by=spans)
+            _dropped.add(_SIGNAL, reason, by=spans)
 
     def _tell(self) -> None:
         overflowed, self._overflowed = self._overflowed, 0
@@ -137,8 +146,7 @@ class Sender:
 
 
 def _channel(endpoint: str) -> grpc.Channel:
-    parts = urlsplit(endpoint)
-    target = parts.netloc or endpoint
-    if parts.scheme == "https":
+    target, encrypted = target_of(endpoint)
+    if encrypted:
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
     return grpc.insecure_channel(target, options=_OPTIONS)

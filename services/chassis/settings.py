@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 
 class CannotStart(Exception):
@@ -121,6 +122,15 @@ def host_and_port(name: str, text: str) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
         raise SettingInvalid(f"{name} must be host:port, not {text!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def target_of(endpoint: str) -> tuple[str, bool]:
+    """Of an OTLP endpoint, `host:port` for gRPC, and whether it is encrypted.
+
+    `https://` is; anything else is not, as in OpenTelemetry's own exporters.
+    """
+    parts = urlsplit(endpoint)
+    return parts.netloc or endpoint, parts.scheme == "https"
 
 
 def joined(ip: str, port: int) -> str:

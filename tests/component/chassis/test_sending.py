@@ -25,9 +25,9 @@ TRACE = 1 << 100
 NOBODY = Resource.get_empty()
 
 
-def span(number: int) -> ReadableSpan:
+def span(number: int, name: str = "a span") -> ReadableSpan:
     at = SpanContext(TRACE, number + 1, is_remote=False, trace_flags=TraceFlags(1))
-    return ReadableSpan("a span", at, resource=NOBODY, start_time=1, end_time=2)
+    return ReadableSpan(name, at, resource=NOBODY, start_time=1, end_time=2)
 
 
 @contextmanager
@@ -85,24 +85,80 @@ def dead() -> Iterator[str]:
     yield f"http://127.0.0.1:{free_ports(1)}"
 
 
-def dropped() -> dict[str, float]:
-    return {str(labels["reason"]): number for labels, number in sending._dropped.numbers()}
+def dropped(reason: str) -> float:
+    found = {(labels["signal"], labels["reason"]): number for labels, number in sending._dropped.numbers()}
+    return found.get(("traces", reason), 0)
 
 
 @pytest.mark.parametrize("endpoint", [dead, frozen, full])
-def test_what_nobody_takes_is_dropped_at_once_and_told_once(
+async def test_what_nobody_takes_is_dropped_at_once_and_told_while_it_lasts(
     endpoint: Callable[[], AbstractContextManager[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = dropped().get("queue full", 0)
+    before, said = dropped("queue full"), ""
     with endpoint() as url, sender(url) as to_nobody:
         begun = time.monotonic()
         for number in range(MANY):
             to_nobody.put(span(number))
         took_s = time.monotonic() - begun
 
+        async def counted() -> bool:
+            return dropped("queue full") - before >= MANY - MOST_WAITING - 2 * BATCH
+
+        await eventually(counted, "that they are counted")
+
+        async def told() -> bool:
+            nonlocal said
+            said += capsys.readouterr().out
+            return "spans were dropped" in said
+
+        await eventually(told, "the line")
+
     assert took_s < sending.ANSWER_S  # waiting for one answer would take that long, and there are 24 batches
-    assert dropped()["queue full"] - before >= MANY - MOST_WAITING - 2 * BATCH
-    assert capsys.readouterr().out.count("spans were dropped") == 1
+    assert said.count("spans were dropped") == 1
+    assert capsys.readouterr().out.count("spans were dropped") == 1  # what was left at the end
+
+
+def test_every_span_that_did_not_arrive_is_counted_when_it_ends() -> None:
+    def lost() -> float:
+        return sum(number for _, number in sending._dropped.numbers())
+
+    before = lost()
+    with dead() as url, sender(url) as to_nobody:
+        for number in range(10):
+            to_nobody.put(span(number))
+
+    assert lost() - before == 10
+
+
+async def test_a_span_that_cannot_be_written_costs_its_batch_and_not_those_that_follow() -> None:
+    before = dropped("unwritable")
+    with receiving() as receiver, sender(receiver.endpoint) as careless:
+        careless.put(span(1, name="\ud800"))
+
+        async def counted() -> bool:
+            return dropped("unwritable") == before + 1
+
+        await eventually(counted, "the one that is lost")
+        careless.put(span(2))
+
+        async def arrived() -> bool:
+            return bool(receiver.trace(f"{TRACE:032x}"))
+
+        await eventually(arrived, "the next one")
+
+
+async def test_no_proxy_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dead() as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with receiving() as receiver, sender(receiver.endpoint) as direct:
+        direct.put(span(1))
+
+        async def arrived() -> bool:
+            return bool(receiver.trace(f"{TRACE:032x}"))
+
+        await eventually(arrived, "the span")
 
 
 async def test_the_newest_spans_arrive_when_the_endpoint_comes_back() -> None:
@@ -121,11 +177,11 @@ async def test_the_newest_spans_arrive_when_the_endpoint_comes_back() -> None:
 
 
 async def test_what_a_store_takes_only_in_part_counts_as_dropped() -> None:
-    before = dropped().get("rejected", 0)
+    before = dropped("rejected")
     with refusing(None) as endpoint, sender(endpoint) as trusting:
         trusting.put(span(1))
 
         async def counted() -> bool:
-            return dropped().get("rejected", 0) == before + 7
+            return dropped("rejected") == before + 7
 
         await eventually(counted, "seven more")

@@ -1,7 +1,7 @@
 """The encoder of spans says what the SDK's says."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
+from opentelemetry.util.types import AttributeValue
 
 from services.chassis.otlp import encode
 
@@ -35,6 +36,21 @@ def made(
     return span
 
 
+def bare(attributes: Mapping[str, object]) -> ReadableSpan:
+    """With attributes as they are: the SDK's tracer makes tuples of lists."""
+    resource, scope = made().resource, made().instrumentation_scope
+    return ReadableSpan(
+        "a span",
+        LOCAL,
+        None,
+        resource,
+        cast("Mapping[str, AttributeValue]", attributes),
+        start_time=1,
+        end_time=2,
+        instrumentation_scope=scope,
+    )
+
+
 @pytest.mark.parametrize(
     "span",
     [
@@ -49,6 +65,7 @@ def made(
         made(then=lambda span: span.set_status(StatusCode.OK)),
         made(then=lambda span: span.add_event("stumbled", {"over": "a mug"})),
         made(then=lambda span: span.record_exception(KeyError("mug"))),
+        bare({"names": ["a", "b"], "odd": object()}),
         made(links=[Link(REMOTE, {"as": "cause"})]),
         made(links=[Link(REMOTE), Link(LOCAL)]),
         made(links=[Link(STATEFUL)]),
