@@ -13,7 +13,7 @@ from grpc.aio import AioRpcError
 
 from services.chassis import logs, vitals
 from services.chassis.metrics import declared
-from services.chassis.settings import CannotStart, Settings, host_and_port, joined
+from services.chassis.settings import CannotStart, Settings, host_and_port, joined, target_of
 
 if TYPE_CHECKING:
     from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
@@ -27,6 +27,7 @@ _OPTIONS = (
     # What was not told now is told in five seconds: there is nothing to repeat, and to come back late is no use.
     ("grpc.enable_retries", 0),
     ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.enable_http_proxy", 0),
 )
 
 log = logs.get()
@@ -90,10 +91,8 @@ async def push(settings: Settings) -> None:
 
 
 def _channel(endpoint: str) -> grpc.aio.Channel:
-    """`https://` is encrypted; anything else is not, as in OpenTelemetry's own exporters."""
-    parts = urlsplit(endpoint)
-    target = parts.netloc or endpoint
-    if parts.scheme == "https":
+    target, encrypted = target_of(endpoint)
+    if encrypted:
         return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -13,6 +12,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from services.chassis import logs
+from services.chassis.settings import target_of
 from services.telemetry.model import Line, Value
 from services.telemetry.otlp import ORDER
 from services.telemetry.tail import Taker
@@ -36,7 +36,11 @@ _RETRYABLE = frozenset(
     }
 )
 """OTLP, "Failures": everything else would be refused again."""
-_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+]
 
 log = logs.get()
 
@@ -49,11 +53,11 @@ class Forward:
 
     def __init__(self, endpoint: str, marks: Taker) -> None:
         self._endpoint, self._marks = endpoint, marks
-        at = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-        if at.scheme == "https":
-            self._channel = grpc.secure_channel(at.netloc, grpc.ssl_channel_credentials(), _OPTIONS)
+        target, encrypted = target_of(endpoint)
+        if encrypted:
+            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), _OPTIONS)
         else:
-            self._channel = grpc.insecure_channel(at.netloc, _OPTIONS)
+            self._channel = grpc.insecure_channel(target, _OPTIONS)
         self._export: Any = LogsServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
         self._failures, self._again, self._told = 0, 0.0, float("-inf")
         self._dropped = 0

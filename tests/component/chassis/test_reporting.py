@@ -4,12 +4,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from services.chassis import reporting
+from services.chassis import reporting, vitals
 from services.chassis.interceptors import StreamMoved
 from services.chassis.metrics import Counter
 from services.chassis.settings import CannotStart, Settings
@@ -104,6 +105,25 @@ async def test_all_is_sent_to_the_endpoint_and_once_more_at_the_end() -> None:
         assert receiver.scraped().value("test_reporting_clicks_total", job="order", instance="order-1") == before + 3
         assert receiver.scraped().value("process_memory_usage_bytes") > 1e6
         assert receiver.scraped().value("process_cpu_time_seconds_total", cpu_mode="user") > 0
+
+
+async def test_no_proxy_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with receiving() as receiver, reported(SHOPMESH_OTLP_ENDPOINT=receiver.endpoint):
+
+        async def has_come() -> bool:
+            return bool(receiver.newest)
+
+        await eventually(has_come, "a report")
+
+
+def test_a_number_that_cannot_be_read_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vitals, "_STATM", tmp_path / "away")
+
+    assert not list(now().of("process_memory_usage_bytes"))
+    assert now().value("process_uptime_seconds") > 0
 
 
 async def test_nobody_at_the_endpoint_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
