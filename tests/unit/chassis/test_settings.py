@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.settings import SettingInvalid, Settings
+from services.chassis.settings import SettingInvalid, Settings, target_of
 
 
 def test_an_empty_environment_is_a_local_stack() -> None:
@@ -73,3 +73,18 @@ def test_an_address_is_registered_that_others_can_use(listen: str, advertise: st
 def test_nonsense_is_refused_by_the_name_of_the_variable(name: str, value: str) -> None:
     with pytest.raises(SettingInvalid, match=name):
         Settings.read("order", {name: value})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "target"),
+    [
+        ("http://127.0.0.1:4317", ("127.0.0.1:4317", False)),
+        ("https://collector:4317", ("collector:4317", True)),
+        ("collector:4317", ("collector:4317", False)),
+        ("[::1]:4317", ("[::1]:4317", False)),
+    ],
+)
+def test_where_telemetry_is_sent_is_encrypted_only_where_the_endpoint_says_so(
+    endpoint: str, target: tuple[str, bool]
+) -> None:
+    assert target_of(endpoint) == target
