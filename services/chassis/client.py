@@ -11,7 +11,7 @@ from grpc.aio import AioRpcError, Metadata
 from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
-from services.chassis import calls, errors
+from services.chassis import errors, rpc_metrics
 from services.chassis.auth import AUTHORIZATION, IdentityUnavailable, Rule, ServiceToken
 from services.chassis.interceptors import time_left
 from services.chassis.tracing import HEADER, begun, current_traceparent, ended, rpc_attributes, traceparent_of
@@ -81,7 +81,7 @@ class _Outgoing:
                 code, reason = error.code(), _reason(error)
                 raise
             finally:
-                calls.asked(self._service, method, code, reason, time.monotonic() - started)
+                rpc_metrics.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
                     ended(asked, code, reason, error=code is not StatusCode.OK)
             return answer
@@ -103,7 +103,7 @@ class _Outgoing:
                 code, reason = error.code(), _reason(error)
                 raise
             finally:
-                calls.asked(self._service, method, code, reason, time.monotonic() - started)
+                rpc_metrics.asked(self._service, method, code, reason, time.monotonic() - started)
                 if asked:
                     ended(asked, code, reason, error=code is not StatusCode.OK)
 

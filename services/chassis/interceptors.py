@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 from grpc.aio import AbortError, InternalError, ServicerContext
 
-from services.chassis import calls, errors, logs, tracing
+from services.chassis import errors, logs, rpc_metrics, tracing
 from services.chassis.messages import violations
 from services.chassis.worker import finishing
 from services.refusals import InvalidRequest, Refusal, Unavailable
@@ -202,7 +202,7 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
         finally:
             _tell(call)
             if span:
-                tracing.ended(span, call.code, call.reason, error=calls.is_fault(call.code, call.reason))
+                tracing.ended(span, call.code, call.reason, error=rpc_metrics.is_fault(call.code, call.reason))
 
     return around
 
@@ -210,7 +210,7 @@ def surroundings(domain: str, default_s: Callable[[], float]) -> Surroundings:
 def _tell(call: Call) -> None:
     """One line per call, and its count."""
     seconds = time.monotonic() - call.started
-    calls.served(call.method, call.code, call.reason, seconds)
+    rpc_metrics.served(call.method, call.code, call.reason, seconds)
     log.info(
         "call",
         method=call.method,
