@@ -122,7 +122,7 @@ def instant(parameters: Parameters, name: str) -> int | None:
         raise BadQuestion(
             f"{name} is a time such as 2026-03-01T12:00:00Z, or a duration before now such as 15m, not “{_cut(given)}”"
         ) from None
-    return max(0, (elapsed.days * 86_400 + elapsed.seconds) * 10**9 + elapsed.microseconds * 1_000)
+    return min(LATEST_NS, max(0, (elapsed.days * 86_400 + elapsed.seconds) * 10**9 + elapsed.microseconds * 1_000))
 
 
 def _cut(given: str) -> str:

@@ -68,7 +68,7 @@ def links(dependencies: Sequence[Dependency]) -> list[dict[str, Any]]:
 
 def question(parameters: Parameters, now_ns: int) -> TraceQuery:
     """What `GET /traces` asks for. Raises BadQuestion."""
-    until_ms = number(parameters, "endTs", now_ns // 10**6)
+    until_ms = number(parameters, "endTs", now_ns // 10**6, most=2**43)
     lookback_ms = number(parameters, "lookback", until_ms)
     attributes = _attributes(text(parameters, "annotationQuery"))
     named = attributes.pop(ORDER, "") or attributes.pop("order", "")

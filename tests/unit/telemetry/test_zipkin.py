@@ -122,6 +122,7 @@ def test_and_is_a_word_of_its_own() -> None:
         ({"limit": "many"}, "limit is a number"),
         ({"minDuration": "-1"}, "minDuration is a number"),
         ({"endTs": "9" * 30}, "endTs is a number"),
+        ({"endTs": "9223372036854775807", "lookback": "1"}, "endTs is a number"),
         ({"annotationQuery": "=x"}, "names no tag"),
         ({"annotationQuery": "order=mine"}, "is no order"),
         ({"serviceName": "x" * 1_000_000}, "at most 500"),
