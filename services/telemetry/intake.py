@@ -58,6 +58,7 @@ class Intake:
         self._told = 0
         self._number = 0
         self._writer: Writer | None = None
+        self._kept_house = True
 
     # --- any thread
 
@@ -153,7 +154,7 @@ class Intake:
                         self._bytes -= sum(waiting.bytes for waiting in batch)
                 if time.monotonic() - kept_house >= HOUSEKEEPING_S:
                     kept_house = time.monotonic()
-                    self._segments.expire()
+                    self._expire()
                     self._tell()
                     memory.give_back()
         finally:
@@ -181,8 +182,7 @@ class Intake:
             except (sqlite3.Error, OSError) as error:
                 number = self._number
                 self._end_writer()
-                if is_broken(error) and not last_try:
-                    self._segments.put_aside(number, error)
+                if is_broken(error) and not last_try and self._put_aside(number, error):
                     continue
                 reason = _reason(error)
                 self._drop_spans(reason, sum(waiting.spans for waiting in batch))
@@ -201,8 +201,26 @@ class Intake:
             self._number, database = self._segments.begin()
             self._writer = Writer(database)
             self._writer.mark(marks)
-            self._segments.expire()
+            self._expire()
         return self._writer
+
+    def _expire(self) -> None:
+        """What cannot be removed now is tried again; it is told once."""
+        try:
+            self._segments.expire()
+            self._kept_house = True
+        except OSError as error:
+            if self._kept_house:
+                log.warning("old files of the store cannot be removed", error=error.strerror)
+            self._kept_house = False
+
+    def _put_aside(self, number: int, broken: Exception) -> bool:
+        try:
+            self._segments.put_aside(number, broken)
+        except OSError as error:
+            log.warning("a broken file of the store cannot be put aside", error=error.strerror)
+            return False
+        return True
 
     def _end_writer(self) -> None:
         if self._writer:

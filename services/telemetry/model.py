@@ -7,6 +7,10 @@ type Value = str | bool | int | float | list["Value"] | dict[str, "Value"] | Non
 """A value of OTLP. Bytes are given as base64."""
 
 
+class TooLong(Exception):
+    """A question that was given up; the text says what to ask instead."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
     name: str

@@ -55,7 +55,7 @@ class OtherSchema(Exception):
 
 def create(path: Path, begun_s: float) -> sqlite3.Connection:
     """A new segment, for its writer. Raises sqlite3.Error."""
-    database = _opened(path)
+    database = _opened(path, "rwc")
     with closed_on_error(database):
         database.executescript(f"pragma journal_mode = wal; begin; {TABLES}")
         database.execute("insert into segment values (?)", (begun_s,))
@@ -65,7 +65,7 @@ def create(path: Path, begun_s: float) -> sqlite3.Connection:
 
 def open_to_write(path: Path) -> sqlite3.Connection:
     """For the one writer. Raises sqlite3.Error, OtherSchema."""
-    database = _opened(path)
+    database = _opened(path, "rw")
     with closed_on_error(database):
         (version,) = database.execute("pragma user_version").fetchone()
         if version != VERSION:
@@ -90,8 +90,9 @@ def closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2.0)
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    where = f"{path.absolute().as_uri()}?mode={mode}"
+    database = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=2.0)
     with closed_on_error(database):
         # Written to the disk at checkpoints: a process that is killed loses nothing that was committed, a machine may.
         database.executescript("""

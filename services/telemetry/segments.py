@@ -5,6 +5,7 @@ sixteenth of what may be kept, or after an eighth of the time; then the next one
 A file that SQLite finds broken is put aside, and costs no other one.
 """
 
+import math
 import sqlite3
 import threading
 import time
@@ -15,11 +16,14 @@ from pathlib import Path
 
 from services.chassis import logs
 from services.telemetry import schema
+from services.telemetry.model import TooLong
 
 LINE_IDS = 2**32
 """Line n of segment s has the id s * LINE_IDS + n."""
 _IDLE = 20
 """So many connections stay open for the next question, which asks all segments. To open one takes a millisecond."""
+_STEPS = 10_000
+"""Of SQLite's machine, between two looks at the clock: less than a millisecond."""
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 log = logs.get()
@@ -119,8 +123,11 @@ class Segments:
             _unlink(self._path(numbers[0]))
 
     @contextmanager
-    def reading(self, number: int) -> Iterator[sqlite3.Connection | None]:
-        """A connection to ask; None when the segment has gone. One that proves broken meanwhile is put aside."""
+    def reading(self, number: int, until_s: float = math.inf) -> Iterator[sqlite3.Connection | None]:
+        """A connection to ask; None when the segment has gone. One that proves broken meanwhile is put aside.
+
+        Raises TooLong at `until_s` of the monotonic clock.
+        """
         database = None
         try:
             database = self._connection(number)
@@ -129,10 +136,13 @@ class Segments:
         if database is None:
             yield None
             return
+        database.set_progress_handler(lambda: time.monotonic() > until_s, _STEPS)
         try:
             yield database
         except sqlite3.DatabaseError as error:
             database.close()
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                raise TooLong("this takes too long: narrow it, by a time or a service") from None
             self._found(number, error)
         except BaseException:
             database.close()
@@ -147,7 +157,8 @@ class Segments:
 
     def put_aside(self, number: int, error: Exception) -> None:
         """A broken segment makes room for a new one. The last one stays for whoever wants to look at it."""
-        self._forget(number)
+        if not self._forget(number):
+            return  # somebody else has just found it
         path = self._path(number)
         for earlier in self._folder.glob("*.broken"):
             earlier.unlink(missing_ok=True)
@@ -190,7 +201,12 @@ class Segments:
                 if of == number:
                     del self._idle[at]
                     return database
-        return schema.open_to_read(self._path(number))
+        try:
+            return schema.open_to_read(self._path(number))
+        except sqlite3.OperationalError:
+            if number not in self._begun:  # it was removed meanwhile
+                return None
+            raise
 
     def _give_back(self, number: int, database: sqlite3.Connection) -> None:
         with self._lock:
@@ -202,14 +218,16 @@ class Segments:
         for _, other in surplus:
             other.close()
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int) -> bool:
+        """Whether it was there until now."""
         with self._lock:
-            self._begun.pop(number, None)
+            was_there = self._begun.pop(number, None) is not None
             self._written.pop(number, None)
             gone = [database for of, database in self._idle if of == number]
             self._idle = [(of, database) for of, database in self._idle if of != number]
         for database in gone:
             database.close()
+        return was_there
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08}.db"
@@ -232,14 +250,14 @@ def _files(path: Path) -> list[Path]:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
 def _modified(file: Path) -> float:
     try:
         return file.stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return 0.0
 
 

@@ -1,5 +1,6 @@
 """What is kept, for those who ask. Every read may be made in any thread."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
@@ -21,6 +22,8 @@ goes beyond it is the last."""
 _DEPENDENCIES_OF = 300_000
 """Spans, the newest, by which dependencies are counted: a second's work."""
 
+MOST_S = 5.0
+"""For a question, which then raises TooLong: those that look at every span would keep all others waiting."""
 MOST_NAMES = 1_000
 """To choose from. What is longer than 500 characters is no name that somebody chooses."""
 
@@ -54,8 +57,9 @@ class Store:
         """Newest first, by the newest of its spans to which the query applies. Fewer when they are very large."""
         named = self._traces_of(query.order) if query.order else None
         found: dict[bytes, None] = {}
+        until_s = _deadline()
         for number in self._segments.newest_first():
-            with self._segments.reading(number) as database:
+            with self._segments.reading(number, until_s) as database:
                 for trace_id in finding.traces(database, query, named) if database else ():
                     found[trace_id] = None
                     if len(found) >= query.limit:
@@ -83,9 +87,9 @@ class Store:
     def dependencies(self, since_ns: int, until_ns: int) -> list[Dependency]:
         """Who called whom in traces of that time; by the newest 300,000 spans."""
         calls, errors = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-        left = _DEPENDENCIES_OF
+        left, until_s = _DEPENDENCIES_OF, _deadline()
         for number in self._segments.newest_first():
-            with self._segments.reading(number) as database:
+            with self._segments.reading(number, until_s) as database:
                 rows = database.execute(_SPANS_BETWEEN, (since_ns, until_ns, left)) if database else ()
                 for _, spans in groupby(rows, itemgetter(0)):
                     left -= _count(_bounded(spans), calls, errors)
@@ -100,9 +104,9 @@ class Store:
         """
         traces = self._traces_of(query.order) if query.order else None
         found, left = list[Line](), MOST_DATA
-        following = query.after_id > 0
+        following, until_s = query.after_id > 0, _deadline()
         for number in self._segments.numbers() if following else self._segments.newest_first():
-            with self._segments.reading(number) as database:
+            with self._segments.reading(number, until_s) as database:
                 if database:
                     more, size = finding.lines(database, number, query, traces, query.limit - len(found), left)
                     found += more
@@ -155,10 +159,16 @@ class Store:
 
     def _all(self, question: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Rows of all segments, the newest segment first. One at a time: all together may be a segment."""
+        until_s = _deadline()
         for number in self._segments.newest_first():
-            with self._segments.reading(number) as database:
+            with self._segments.reading(number, until_s) as database:
                 if database:
                     yield from database.execute(question, values)
+
+
+def _deadline() -> float:
+    """Of the monotonic clock, for a question that begins now."""
+    return time.monotonic() + MOST_S
 
 
 def _bounded(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

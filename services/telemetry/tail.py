@@ -8,6 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -39,19 +40,30 @@ class Tail:
         self._places = {part: Place(*mark) for part, mark in marks.items()}
         self._seen: dict[str, tuple[int, int]] = {}
         """Inode and size of files with nothing new."""
+        self._unread: dict[str, int | None] = {}
+        """Why a file could not be read: of each cause it is told once."""
 
     async def run(self) -> None:
         """For ever. While nothing is logged it only looks at the sizes of files."""
-        while True:
-            if self._taker.has_room and any(self._seen.get(part) != now for part, now in self._now().items()):
-                await asyncio.to_thread(self.look)
-            await asyncio.sleep(LOOK_EVERY_S)
+        loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1)  # of its own: questions take all of the others
+        try:
+            while True:
+                if self._taker.has_room and any(self._seen.get(part) != now for part, now in self._now().items()):
+                    await loop.run_in_executor(thread, self.look)
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            thread.shutdown(wait=False)
 
     def look(self) -> None:
         """Hands on what is new, as far as there is room for it."""
         for part, now in self._now().items():
-            if self._seen.get(part) != now and self._hand_on(part):
-                self._seen[part] = now
+            try:
+                if self._seen.get(part) != now and self._hand_on(part):
+                    self._seen[part] = now
+            except OSError as error:
+                if self._unread.get(part) != error.errno:
+                    self._unread[part] = error.errno
+                    log.warning("a log file cannot be read; it is tried again", part=part, error=error.strerror)
 
     def _hand_on(self, part: str) -> bool:
         """Whether all of it was taken."""

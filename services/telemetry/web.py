@@ -21,6 +21,7 @@ from services.pages.guard import LOOPBACK, Guarded, policy
 from services.pages.rendering import Renderer
 from services.telemetry.asking import BadQuestion, is_order_name, is_trace_id
 from services.telemetry.lens import Lens
+from services.telemetry.model import TooLong
 from services.telemetry.reading import Reading
 from services.telemetry.showing import Json
 from services.telemetry.web_api import Api
@@ -63,11 +64,11 @@ def application(store: Reading, place: Place, numbers: Callable[[], str] = str) 
         return Response(await asyncio.to_thread(numbers), media_type=prometheus.CONTENT_TYPE)
 
     async def refuse(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 400
+        status = error.status_code if isinstance(error, HTTPException) else 503 if isinstance(error, TooLong) else 400
         said = error.detail if isinstance(error, HTTPException) else str(error)
         if request.url.path.startswith(OF_PROGRAMS):
             return Json({"error": said}, status)
-        title = "Not found" if status == 404 else "Not understood"
+        title = {404: "Not found", 503: "Not answered"}.get(status, "Not understood")
         return renderer.page("refused.html", status=status, title=title, said=said)
 
     routes = [
@@ -83,5 +84,5 @@ def application(store: Reading, place: Place, numbers: Callable[[], str] = str) 
         Route("/api/traces/{id}", api.trace),
         *zipkin.routes(),
     ]
-    handlers = {BadQuestion: refuse, HTTPException: refuse}
+    handlers = {BadQuestion: refuse, TooLong: refuse, HTTPException: refuse}
     return Guarded(Starlette(routes=routes, exception_handlers=handlers), place.hosts, HEADERS)

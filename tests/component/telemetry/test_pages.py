@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.telemetry.model import LineQuery, TraceQuery
+from services.telemetry.model import Line, LineQuery, TooLong, TraceQuery
 from services.telemetry.web import Place, application
 from tests.support.told_store import A_LINE, A_SPAN, BEGAN_NS, MS, ORDER, TRACE, ToldStore
 
@@ -419,3 +419,17 @@ async def test_a_page_is_usable_by_keyboard_and_screen_reader(web: httpx.AsyncCl
     for field in re.findall(r"<(?:input|select)[^>]*>", page):
         assert re.search(r"<label[^>]*>[^<]+" + re.escape(field), page), f"{field} has no label"
     assert len(re.findall("<th ", page)) == len(re.findall(r'<th scope="', page))
+
+
+@pytest.mark.parametrize("path", ["/logs", "/api/logs", "/zipkin/api/v2/traces"])
+async def test_a_question_that_takes_too_long_is_told(
+    web: httpx.AsyncClient, store: ToldStore, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(_: object) -> list[Line]:
+        raise TooLong("this takes too long: narrow it")
+
+    monkeypatch.setattr(store, "lines", long)
+    monkeypatch.setattr(store, "traces", long)
+    answer = await web.get(path)
+    assert answer.status_code == 503
+    assert "narrow it" in answer.text

@@ -1,5 +1,6 @@
 """What the store keeps, finds again, and lets go."""
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +13,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from services.telemetry import finding, reading, store
+from services.telemetry import finding, reading, schema, store
 from services.telemetry.intake import Intake
-from services.telemetry.model import Dependency, Line, LineQuery, SpanEvent, SpanLink, TraceQuery
+from services.telemetry.model import Dependency, Line, LineQuery, SpanEvent, SpanLink, TooLong, TraceQuery
 from services.telemetry.segments import Bounds, Segments
 from services.telemetry.store import MOST_SPANS, Store
 from tests.support.waiting import eventually
@@ -499,3 +500,66 @@ async def test_a_file_that_breaks_while_it_is_written_costs_nothing_that_comes_l
             await eventually(kept_again, f"trace {trace}")
             spoil(tmp_path)
     assert capsys.readouterr().out.count("was put aside") == 3
+
+
+def test_a_broken_file_that_two_find_is_put_aside_once(
+    open_store: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = open_store()
+    kept.intake.put_lines([LINE])
+    kept.write()
+    for _ in range(2):
+        kept.segments.put_aside(1, sqlite3.DatabaseError("malformed"))
+    assert [path.name for path in tmp_path.glob("*.broken")] == ["00000001.broken"]
+    assert capsys.readouterr().out.count("was put aside") == 1
+
+
+def test_a_file_that_goes_before_it_is_opened_is_not_made_again(
+    open_store: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = open_store()
+    kept.intake.put_lines([LINE])
+    kept.write()
+    opened = schema.open_to_read
+
+    def too_late(path: Path) -> sqlite3.Connection:
+        kept.segments._forget(1)
+        path.unlink()
+        return opened(path)
+
+    monkeypatch.setattr(schema, "open_to_read", too_late)
+    kept.segments._idle.clear()
+    with kept.segments.reading(1) as database:
+        assert database is None
+    assert not list(tmp_path.glob("*.db"))
+    assert "broken" not in capsys.readouterr().out
+
+
+def test_housekeeping_that_the_disk_refuses_costs_nothing_that_comes(
+    open_store: Open, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    kept = open_store(Bounds(age_s=80))
+    monkeypatch.setattr(kept.segments, "expire", refused)
+    for trace in TRACES:
+        kept.now += 20
+        kept.intake.put_spans(request("order", span(trace, 1, "Place")))
+        kept.write()
+    assert [len(kept.store.trace(trace)) for trace in TRACES] == [1] * 4
+    assert "old files of the store cannot be removed" in capsys.readouterr().out
+
+
+def test_a_question_that_takes_too_long_is_given_up(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = open_store()
+    kept.intake.put_spans(request("order", *(span(TRACES[0], n + 1, "Place") for n in range(5000))))
+    kept.write()
+    never = TraceQuery(attributes={"never": "there"})
+    assert kept.store.traces(never) == []
+    with monkeypatch.context() as hurried:
+        hurried.setattr(store, "MOST_S", -1.0)
+        with pytest.raises(TooLong, match="narrow it"):
+            kept.store.traces(never)
+    assert kept.store.traces(never) == []
+    assert len(kept.store.trace(TRACES[0])) == 5000

@@ -1,5 +1,6 @@
 """What parts log is in the store, once, whatever happens to the files and to the process that reads them."""
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,7 +12,8 @@ import pytest
 
 from services.cli.log_search import Files, Store, Wanted
 from services.cli.logs import LogFile
-from services.log_files import Place, Said
+from services.log_files import Batch, Place, Said, batches
+from services.telemetry import tail
 from services.telemetry.model import Line
 from services.telemetry.tail import Tail
 from tests.support.telemetry import Telemetry
@@ -172,3 +174,26 @@ async def test_who_follows_is_told_what_comes_and_nothing_twice(watched: Watched
         await write(2020, "and one more")
         assert [line.message for line in follower.later(asked)] == ["and one more"]
         assert follower.later(asked) == []
+
+
+def test_a_file_that_cannot_be_read_costs_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sick(folder: Path, part: str, place: Place | None) -> Iterator[Batch]:
+        if part == "order":
+            raise OSError(errno.EIO, "Input/output error")
+        return batches(folder, part, place)
+
+    monkeypatch.setattr(tail, "batches", sick)
+    kept = Kept()
+    reads = Tail(tmp_path, {}, kept)
+    for part in ("order", "product"):
+        with closing(LogFile(tmp_path, part)) as log:
+            log.write(part.encode() + b"\n")
+    reads.look()
+    reads.look()
+    assert kept.said == ["product"]
+    assert capsys.readouterr().out.count("cannot be read") == 1
+    monkeypatch.undo()
+    reads.look()
+    assert kept.said == ["product", "order"]
