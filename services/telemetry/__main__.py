@@ -6,7 +6,8 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +20,26 @@ from starlette.types import ASGIApp
 from services.chassis import logs, reporting
 from services.chassis.settings import CannotStart, Settings, host_and_port, joined
 from services.chassis.vitals import watch_the_loop
-from services.pages.guard import LOOPBACK
+from services.pages.guard import LOOPBACK, Guarded
 from services.story.databases import urls
 from services.telemetry import memory
 from services.telemetry.counted import count
 from services.telemetry.forward import Forward
 from services.telemetry.intake import Intake
 from services.telemetry.metrics import Numbers
-from services.telemetry.receiver import grpc_server, log_records, metrics, traces
+from services.telemetry.receiver import Signal, grpc_server, log_records, metrics, traces
 from services.telemetry.receiver_http import http_application
 from services.telemetry.segments import Bounds, Segments
 from services.telemetry.store import Store
 from services.telemetry.tail import Tail
 from services.telemetry.web import Place, application
 
+MOST_CONNECTIONS = 64
+"""Over HTTP, at each of the two ports; beyond that the answer is 503."""
 STOP_S = 1.0
 """How long calls may take when it is told to stop."""
+
+_LARGEST = 10**15 - 1
 
 log = logs.get()
 
@@ -112,14 +117,15 @@ async def serve(places: Places) -> None:
     )
     forward = Forward(settings.otlp_endpoint, intake) if settings.otlp_endpoint else None
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(asyncio.to_thread(intake.run))
+        # A thread of its own: questions take all of the others.
+        tasks.create_task(_in_a_thread(intake.run))
         beside = [tasks.create_task(reporting.report(settings) if settings.otlp_endpoint else watch_the_loop())]
         if places.logs:
             beside.append(tasks.create_task(Tail(places.logs, store.marks(), forward or intake).run()))
         try:
             async with (
                 _grpc(grpc_server(signals, places.otlp, intake.refuse)),
-                _http(http_application(signals, intake.refuse), "OTLP_HTTP_LISTEN", *places.otlp_http),
+                _http(_otlp_http(signals, intake, places.otlp_http[0]), "OTLP_HTTP_LISTEN", *places.otlp_http),
                 _http(application(store, place, numbers.text), "TELEMETRY_LISTEN", *places.pages),
             ):
                 log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
@@ -131,6 +137,20 @@ async def serve(places: Places) -> None:
             for task in beside:
                 task.cancel()
     segments.close()
+
+
+async def _in_a_thread(run: Callable[[], None]) -> None:
+    thread = ThreadPoolExecutor(1)
+    try:
+        await asyncio.get_running_loop().run_in_executor(thread, run)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _otlp_http(signals: Iterable[Signal], intake: Intake, host: str) -> ASGIApp:
+    """Where it listens for this machine only, no page of a browser reaches it by a name of its own (DNS rebinding)."""
+    app = http_application(signals, intake.refuse)
+    return Guarded(app, LOOPBACK, {}) if host in LOOPBACK else app
 
 
 @asynccontextmanager
@@ -157,7 +177,10 @@ async def _http(app: ASGIApp, name: str, host: str, port: int) -> AsyncIterator[
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise CannotStart(f"SHOPMESH_{name}={joined(host, port)} cannot be bound: {error.strerror}") from None
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+        limit_concurrency=MOST_CONNECTIONS,
+    )  # fmt: skip
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listening]))
     try:
@@ -180,8 +203,8 @@ def _number(name: str, default: float) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not number > 0:
-        raise CannotStart(f"SHOPMESH_{name} must be a number above 0, not {text!r}")
+    if not 0 < number <= _LARGEST:
+        raise CannotStart(f"SHOPMESH_{name} must be a number above 0, of at most 15 digits, not {text!r}")
     return number
 
 

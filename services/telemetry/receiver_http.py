@@ -1,18 +1,21 @@
 """OTLP over HTTP (OTLP specification, "OTLP/HTTP"): binary protobuf, plain or compressed."""
 
+import asyncio
 import zlib
 from collections.abc import Callable, Iterable
 
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.telemetry.receiver import MOST_BYTES, Signal
 
 PROTOBUF = "application/x-protobuf"
+BODY_S = 10.0
+"""So long a request may take to come."""
 _WINDOW = {"gzip": 31, "deflate": 15}
 """zlib's `wbits`, by content encoding."""
 
@@ -51,10 +54,16 @@ async def _body(request: Request) -> bytes:
     if kind != PROTOBUF:  # JSON as well: and no page of a browser can send this type without being asked first
         raise Refused(415, code_pb2.INVALID_ARGUMENT, "content type", f"only {PROTOBUF} is understood, not {kind!r}")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise Refused(408, code_pb2.DEADLINE_EXCEEDED, "slow", f"the request took longer than {BODY_S:g} s") from None
+    except ClientDisconnect:
+        raise Refused(400, code_pb2.INVALID_ARGUMENT, "cut off", "the request ends in the middle") from None
     return bytes(body)
 
 

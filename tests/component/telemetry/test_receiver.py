@@ -1,11 +1,13 @@
 """OTLP as it really comes: from OpenTelemetry's own exporters, raw, hostile, huge, and cut off."""
 
 import gzip
+import os
 import socket
 import subprocess
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -28,6 +30,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
 
+from services.chassis.settings import CannotStart
+from services.telemetry.__main__ import Places
 from tests.support.telemetry_server import TelemetryServer
 from tests.support.waiting import eventually
 
@@ -207,6 +211,29 @@ def test_what_is_not_understood_over_http_is_refused(
     assert post(store, data, **headers).status_code == status
 
 
+async def test_a_request_that_is_cut_off_is_counted_and_nothing_more(store: TelemetryServer) -> None:
+    with socket.create_connection(("127.0.0.1", store.other_ports[1]), timeout=30) as half:
+        head = "POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+        half.sendall(f"{head}Content-Type: {PROTOBUF['content-type']}\r\n\r\nonly this".encode())
+
+    async def counted() -> bool:
+        return "cut off" in store.ask("/").text
+
+    await eventually(counted, "the refusal")
+    assert "Exception in ASGI" not in store.said()
+
+
+def test_connections_are_bounded_and_free_again(store: TelemetryServer) -> None:
+    with ExitStack() as many:
+        for _ in range(70):
+            many.enter_context(socket.create_connection(("127.0.0.1", store.other_ports[1]), timeout=30))
+        assert post(store, WHOLE).status_code == 503
+
+
+def test_a_page_of_another_name_cannot_write(store: TelemetryServer) -> None:
+    assert post(store, WHOLE, host="evil.test:4318").status_code == 421
+
+
 def test_only_otlp_is_at_its_ports(store: TelemetryServer) -> None:
     assert post(store, WHOLE, path="/v1/else").status_code == 404
     assert httpx.get(f"{store.otlp_http}/v1/traces", trust_env=False).status_code == 405
@@ -330,6 +357,15 @@ async def test_killed_while_it_writes_it_has_lost_nothing_that_was_written(store
     assert {len(store.trace(f"{100 + number:032x}")) for number in range(20)} <= {0, 100}
     assert isinstance(send(store, request(8, "Place").SerializeToString()), bytes)
     await kept(store, 8)
+
+
+@pytest.mark.parametrize("bound", ["inf", "nan", "0", "1e16", "much"])
+def test_a_bound_that_is_none_is_named(tmp_path: Path, bound: str) -> None:
+    env = {**os.environ, "SHOPMESH_TELEMETRY_MAX_BYTES": bound, "SHOPMESH_TELEMETRY_DIR": str(tmp_path)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", env)
+        with pytest.raises(CannotStart, match="SHOPMESH_TELEMETRY_MAX_BYTES must be a number above 0"):
+            Places.read()
 
 
 def test_a_port_that_is_taken_is_named(store: TelemetryServer, tmp_path: Path) -> None:
