@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -116,8 +118,10 @@ class Zipkin:
     async def traces(self, request: Request) -> Response:
         query = zipkin.question(request.query_params, time.time_ns())
         remote = asking.text(request.query_params, "remoteServiceName")
-        found = await asyncio.to_thread(self._store.traces, query)
-        return Json(self._bounded(trace for trace in found if not remote or _calls(trace, query.service, remote)))
+        asked = replace(query, limit=zipkin.MOST_TRACES) if remote else query  # the store knows no callers
+        found = await asyncio.to_thread(self._store.traces, asked)
+        fitting = (trace for trace in found if not remote or _calls(trace, query.service, remote))
+        return Json(self._bounded(islice(fitting, query.limit)))
 
     async def trace(self, request: Request) -> Response:
         found = await asyncio.to_thread(self._store.trace, asking.trace_id(request.path_params["id"]))

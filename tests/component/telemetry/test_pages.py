@@ -433,3 +433,10 @@ async def test_a_question_that_takes_too_long_is_told(
     answer = await web.get(path)
     assert answer.status_code == 503
     assert "narrow it" in answer.text
+
+
+async def test_of_traces_that_lead_to_a_service_the_newest_are_shown_not_those_of_the_newest(
+    web: httpx.AsyncClient,
+) -> None:
+    answer = await web.get("/zipkin/api/v2/traces?serviceName=order&remoteServiceName=inventory&limit=1")
+    assert [trace[0]["traceId"] for trace in answer.json()] == [TRACE]
