@@ -101,7 +101,9 @@ class Segments:
         """The newest segment, to go on writing it; None when there is none that can be used."""
         for number in self.newest_first():
             try:
-                return number, schema.open_to_write(self._path(number))
+                if self._path(number).exists():
+                    return number, schema.open_to_write(self._path(number))
+                self._forget(number)
             except (sqlite3.DatabaseError, schema.OtherSchema) as error:
                 if not is_broken(error):
                     raise
@@ -204,9 +206,10 @@ class Segments:
         try:
             return schema.open_to_read(self._path(number))
         except sqlite3.OperationalError:
-            if number not in self._begun:  # it was removed meanwhile
-                return None
-            raise
+            if self._path(number).exists():
+                raise
+            self._forget(number)  # it was removed meanwhile, by `expire` or by hand
+            return None
 
     def _give_back(self, number: int, database: sqlite3.Connection) -> None:
         with self._lock:

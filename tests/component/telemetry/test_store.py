@@ -563,3 +563,15 @@ def test_a_question_that_takes_too_long_is_given_up(open_store: Open, monkeypatc
             kept.store.traces(never)
     assert kept.store.traces(never) == []
     assert len(kept.store.trace(TRACES[0])) == 5000
+
+
+def test_a_file_that_somebody_removes_is_forgotten(open_store: Open, tmp_path: Path) -> None:
+    kept = open_store()
+    for trace in TRACES[:2]:  # found by the writer, then by a reader
+        kept.intake.put_spans(request("order", span(trace, 1, "Place")))
+        kept.write()
+        assert len(kept.store.trace(trace)) == 1
+        kept.segments.close()
+        for file in tmp_path.glob("*.db*"):
+            file.unlink()
+    assert kept.store.trace(TRACES[1]) == []
