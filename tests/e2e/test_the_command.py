@@ -19,7 +19,8 @@ async def test_status_names_every_part_and_what_it_costs(shop: Shop) -> None:
     assert {row["name"] for row in rows} == PARTS
     assert all(set(row) == {"name", "state", "pid", "address", "rss_bytes", "pss_bytes"} for row in rows)
     assert all(row["state"] == "ready" and row["pid"] > 0 and row["pss_bytes"] > 0 for row in rows)
-    assert sum(row["pss_bytes"] for row in rows) < 1_100_000_000
+    # With a second instance of inventory, and after what other tests did.
+    assert sum(row["pss_bytes"] for row in rows) < 1_200_000_000
 
 
 async def test_the_demo_tells_an_order_from_beginning_to_end(shop: Shop) -> None:
