@@ -85,17 +85,25 @@ def sort_of(span: Span) -> str:
 async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_done(
     shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
 ) -> None:
-    trace_id, product = uuid.uuid4().hex, await stocked(5)
-    called = (*bearer("ann"), ("traceparent", f"00-{trace_id}-{CALLER}-01"))
+    product = await stocked(5)
 
-    order = (await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(order_of(product), metadata=called)).order
+    async def placed() -> tuple[str, order_pb2.Order, list[Span]]:
+        trace_id = uuid.uuid4().hex
+        called = (*bearer("ann"), ("traceparent", f"00-{trace_id}-{CALLER}-01"))
+        order = (await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(order_of(product), metadata=called)).order
 
-    async def whole() -> list[Span]:
-        spans = await spans_of(shop, trace_id)
-        assert "".join(drawn(spans)) == PLACED
-        return spans
+        async def whole() -> list[Span]:
+            spans = await spans_of(shop, trace_id)
+            # What is done for several orders at once is in the trace of one of them. Another test may have had that.
+            if not any(span.links for span in spans):
+                assert "".join(drawn(spans)) == PLACED
+            return spans
 
-    spans = await eventually(whole, "every span has its parent, the first one the caller")
+        return trace_id, order, await eventually(whole, "every span has its parent, the first one the caller")
+
+    trace_id, order, spans = await placed()
+    while any(span.links for span in spans):
+        trace_id, order, spans = await placed()
     assert len(spans) == PLACED.count("\n"), "and no other is there"
     ours = [span for span in spans if span.service != "envoy"]
     assert {(span.name, *sorted(span.attributes.keys() - {"shop.order"})) for span in ours} == {
