@@ -7,6 +7,10 @@ type Value = str | bool | int | float | list["Value"] | dict[str, "Value"] | Non
 """A value of OTLP. Bytes are given as base64."""
 
 
+MOST_SPANS = 10_000
+"""Of a trace, and of all traces of an answer together: a loop that forgot to end its trace must not take the memory."""
+
+
 class TooLong(Exception):
     """A question that was given up; the text says what to ask instead."""
 

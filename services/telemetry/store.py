@@ -11,11 +11,9 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from services.telemetry import finding, otlp
 from services.telemetry.intake import Intake
-from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
+from services.telemetry.model import MOST_SPANS, Dependency, Line, LineQuery, Span, Status, TraceQuery
 from services.telemetry.segments import LINE_IDS, Segments
 
-MOST_SPANS = 10_000
-"""Of a trace, and of all traces of an answer together: a loop that forgot to end its trace must not take the memory."""
 MOST_DATA = 16 << 20
 """Bytes of a trace, and of all lines of an answer; decoded they take several times as much. The one span or line that
 goes beyond it is the last."""

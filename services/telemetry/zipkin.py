@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.telemetry.asking import BadQuestion, Parameters, number, order, text
-from services.telemetry.model import Dependency, Span, SpanEvent, TraceQuery, Value
+from services.telemetry.model import MOST_SPANS, Dependency, Span, SpanEvent, TraceQuery, Value
 
 ORDER = "shop.order"
 """The attribute by which a span says which order it is about."""
 MOST_TRACES = 250
-MOST_SPANS = 10_000
-"""Of one answer. Lens draws every one."""
 LONGEST = 4_000
 """Characters of a tag."""
 # Lens draws a call in which nobody else's span lies as if it were a span of whom it calls: an address is no name for

@@ -15,9 +15,9 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from services.telemetry import finding, reading, schema, store
 from services.telemetry.intake import Intake
-from services.telemetry.model import Dependency, Line, LineQuery, SpanEvent, SpanLink, TooLong, TraceQuery
+from services.telemetry.model import MOST_SPANS, Dependency, Line, LineQuery, SpanEvent, SpanLink, TooLong, TraceQuery
 from services.telemetry.segments import Bounds, Segments
-from services.telemetry.store import MOST_SPANS, Store
+from services.telemetry.store import Store
 from tests.support.waiting import eventually
 
 ORDER, OTHER = (f"orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4be{n}" for n in "de")
