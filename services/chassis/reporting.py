@@ -8,12 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import grpc
 from grpc.aio import AioRpcError
 
-from services.chassis import logs, vitals
+from services.chassis import collector, logs, vitals
 from services.chassis.metrics import declared
-from services.chassis.settings import CannotStart, Settings, host_and_port, joined, target_of
+from services.chassis.settings import CannotStart, Settings, host_and_port, joined
 
 if TYPE_CHECKING:
     from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
@@ -27,7 +26,6 @@ _OPTIONS = (
     # What was not told now is told in five seconds: there is nothing to repeat, and to come back late is no use.
     ("grpc.enable_retries", 0),
     ("grpc.max_reconnect_backoff_ms", 5000),
-    ("grpc.enable_http_proxy", 0),
 )
 
 log = logs.get()
@@ -67,7 +65,7 @@ async def push(settings: Settings) -> None:
     from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as pb
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
 
-    channel = _channel(settings.otlp_endpoint)
+    channel = collector.aio_channel(settings.otlp_endpoint, _OPTIONS)
     export: Callable[..., Awaitable[Any]] = MetricsServiceStub(channel).Export  # type: ignore[no-untyped-call]  # published without
     said = -SAY_EVERY_S
 
@@ -88,13 +86,6 @@ async def push(settings: Settings) -> None:
         with suppress(asyncio.CancelledError):
             await send(LAST_WORD_S)
         await channel.close()
-
-
-def _channel(endpoint: str) -> grpc.aio.Channel:
-    target, encrypted = target_of(endpoint)
-    if encrypted:
-        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
 async def show(address: str, text: Callable[[], str]) -> None:

@@ -14,10 +14,9 @@ import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan
 
-from services.chassis import logs
+from services.chassis import collector, logs
 from services.chassis.metrics import Counter
 from services.chassis.patience import told
-from services.chassis.settings import target_of
 
 MOST_WAITING = 4096
 """Spans: two seconds of a service under full load, 6 MB."""
@@ -31,7 +30,6 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_http_proxy", 0),
 )
 
 _SIGNAL, _OVERFLOW = "traces", "queue full"
@@ -49,7 +47,7 @@ class Sender:
     def __init__(self, endpoint: str, encode: Callable[[Sequence[ReadableSpan]], bytes]) -> None:
         """`encode` makes an ExportTraceServiceRequest; raises TypeError or ValueError for what cannot be written."""
         self._endpoint, self._encode = endpoint, encode
-        self._channel = _channel(endpoint)
+        self._channel = collector.channel(endpoint, _OPTIONS)
         self._export: grpc.UnaryUnaryMultiCallable[bytes, ExportTraceServiceResponse] = self._channel.unary_unary(
             "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             response_deserializer=ExportTraceServiceResponse.FromString,
@@ -143,10 +141,3 @@ class Sender:
                 "spans were dropped", endpoint=self._endpoint, spans=self._lost.total(), reasons=dict(self._lost)
             )
             self._lost.clear()
-
-
-def _channel(endpoint: str) -> grpc.Channel:
-    target, encrypted = target_of(endpoint)
-    if encrypted:
-        return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-    return grpc.insecure_channel(target, options=_OPTIONS)

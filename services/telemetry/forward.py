@@ -11,8 +11,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from services.chassis import logs
-from services.chassis.settings import target_of
+from services.chassis import collector, logs
 from services.telemetry.model import Line, Value
 from services.telemetry.otlp import ORDER
 from services.telemetry.tail import Taker
@@ -36,11 +35,7 @@ _RETRYABLE = frozenset(
     }
 )
 """OTLP, "Failures": everything else would be refused again."""
-_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_http_proxy", 0),
-]
+_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
 log = logs.get()
 
@@ -53,11 +48,7 @@ class Forward:
 
     def __init__(self, endpoint: str, marks: Taker) -> None:
         self._endpoint, self._marks = endpoint, marks
-        target, encrypted = target_of(endpoint)
-        if encrypted:
-            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), _OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(target, _OPTIONS)
+        self._channel = collector.channel(endpoint, _OPTIONS)
         self._export: Any = LogsServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
         self._failures, self._again, self._told = 0, 0.0, float("-inf")
         self._dropped = 0
