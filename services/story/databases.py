@@ -28,6 +28,9 @@ _SETTINGS = {
     "timezone": "UTC",
 }
 
+_UNANSWERED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""asyncpg says InternalClientError of a statement on a connection whose end it has begun to read."""
+
 
 def urls(address: str) -> dict[str, str]:
     """By service, of the server at `host:port`."""
@@ -62,7 +65,7 @@ class Databases:
                     command_timeout=self.statement_s + self.connect_s,
                     server_settings={**_SETTINGS, "statement_timeout": f"{self.statement_s:.0f}s"},
                 )
-            except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            except _UNANSWERED as error:
                 await self.__aexit__()
                 raise _away(service, error) from None
         return self
@@ -75,7 +78,7 @@ class Databases:
         """All rows of one statement."""
         try:
             return list(await self._connections[service].fetch(sql, *args))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _UNANSWERED as error:
             raise _away(service, error) from None
 
     @asynccontextmanager
@@ -84,7 +87,7 @@ class Databases:
         try:
             async with self._connections[service].transaction(isolation="repeatable_read", readonly=True):
                 yield
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _UNANSWERED as error:
             raise _away(service, error) from None
 
 

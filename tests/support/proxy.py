@@ -17,6 +17,9 @@ class Proxy:
         self.passes = asyncio.Event()
         """Cleared, it is a network that hangs: connections are taken, and what is sent arrives when it passes again."""
         self.passes.set()
+        self.ends = asyncio.Event()
+        """Cleared, a connection that the server has ended stays open for the client until it is set again."""
+        self.ends.set()
         self.held = asyncio.Event()
         """Set when the word came by that `hold_at` or `hold_after` waits for."""
         self._target = target
@@ -85,6 +88,7 @@ class Proxy:
                 await self.passes.wait()
                 writer.write(data)
                 await writer.drain()
+            await self.ends.wait()
 
 
 @asynccontextmanager

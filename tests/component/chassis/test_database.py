@@ -15,6 +15,7 @@ import pytest
 from services.chassis import database as module
 from services.chassis.database import Connection, Database, DatabaseUnavailable, MigrationChanged, OutcomeUnknown
 from tests.support.postgres import Postgres, running_postgres
+from tests.support.proxy import proxy_to
 from tests.support.waiting import eventually
 
 
@@ -194,6 +195,24 @@ async def test_a_statement_lost_under_way_is_in_doubt(database: Database) -> Non
     await eventually(end, "the statement is under way and its backend ended")
     with pytest.raises(OutcomeUnknown):
         await sleeping
+
+
+async def test_a_connection_whose_end_is_still_on_its_way_is_lost(postgres: Postgres) -> None:
+    """The server's last words are there, its end is not: asyncpg takes no statement, but calls the connection open."""
+    async with postgres.database() as beside, proxy_to(postgres.port) as proxy:
+        name = await beside.fetchval("select current_database()")
+        far = await Database.connect(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}")
+        try:
+            pid = await far.fetchval("select pg_backend_pid()")
+            proxy.ends.clear()
+            await beside.execute("select pg_terminate_backend($1, 5000)", pid)
+            await asyncio.sleep(0.1)  # or it would hear of it in the answer to its statement
+            with pytest.raises(DatabaseUnavailable):
+                await far.fetchval("select 1")
+            assert await far.fetchval("select 1") == 1
+        finally:
+            proxy.ends.set()
+            await far.close()
 
 
 async def test_a_killed_server_is_away_and_then_back(fragile: Postgres) -> None:

@@ -18,6 +18,7 @@ from services.story.trail import trail
 from services.telemetry import web_orders
 from services.telemetry.web import Place, application
 from tests.support.backstage import Backstage
+from tests.support.proxy import proxy_to
 from tests.support.told_store import A_LINE, A_SPAN, ToldStore
 from tests.unit.order.fakes import MUGS, TERMS
 
@@ -148,15 +149,31 @@ async def test_databases_that_say_nothing_do_not_hold_up_the_page(
 async def test_a_database_that_leaves_in_the_middle_is_away(shop: Backstage) -> None:
     [order] = await shop.sold(1)
     async with ThoseThatAnswer(shop.urls, 10) as databases:
-        await shop.corrupt(
-            "order",
-            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'audit'"
-            " and datname = current_database()",
-        )
+        await _end_those_who_look(shop)
         found = await trail(databases, order.id)
     assert found.order is None
     assert len(found.notifications) == 1
     assert [*databases.away] == ["order"]
+
+
+async def test_a_database_whose_leaving_is_half_heard_of_is_away(shop: Backstage) -> None:
+    """Its last words are there, the end of the connection is not: asyncpg calls its own state an error then."""
+    [order] = await shop.sold(1)
+    async with proxy_to(shop.postgres.port) as proxy:
+        urls = shop.urls | {"order": shop.urls["order"].replace(f":{shop.postgres.port}/", f":{proxy.port}/")}
+        async with ThoseThatAnswer(urls, 10) as databases:
+            proxy.ends.clear()
+            await _end_those_who_look(shop)
+            await asyncio.sleep(0.1)  # else it is the answer to the question that says so
+            found = await trail(databases, order.id)
+        proxy.ends.set()
+    assert found.order is None
+    assert [*databases.away] == ["order"]
+
+
+async def _end_those_who_look(shop: Backstage) -> None:
+    ended = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'audit'"
+    await shop.corrupt("order", f"{ended} and datname = current_database()")
 
 
 async def test_orders_are_found_by_name_customer_and_state(shop: Backstage, web: httpx.AsyncClient) -> None:
