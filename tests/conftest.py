@@ -1,8 +1,11 @@
 """What holds for every test."""
 
 from collections.abc import Iterator
+from typing import override
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.nats import NatsServer, running_nats
@@ -12,6 +15,26 @@ from tests.support.postgres import Postgres, running_postgres
 pytest_plugins = ("tests.support.shop_fixtures", "tests.support.door_fixtures")
 
 _QUICK_FIRST = ("unit", "component", "mesh", "e2e", "fuzz", "chaos")
+_ON_THE_MESH = ("mesh", "e2e", "fuzz", "chaos")
+"""They share a mesh or a whole shop, and look at times."""
+
+
+class TwoAtOnce(LoadScopeScheduling):  # type: ignore[misc]  # has no types
+    """All on the mesh for one worker, one after the other; the other takes the rest meanwhile, a file at a time.
+
+    Those on the mesh keep a core busy, the others wait for most of their time.
+    """
+
+    @override
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "on the mesh" if file.split("/")[1] in _ON_THE_MESH else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> TwoAtOnce:
+    """For `pytest -n 2`, as `make test` has it."""
+    return TwoAtOnce(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

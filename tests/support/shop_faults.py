@@ -206,7 +206,10 @@ LONGEST_PAUSE_S = 1.5
 """Between two kills."""
 MOST_DOWN = 4
 """At once, of eleven: where starting takes long, nobody would be left to be killed at anything."""
-SEED = int(os.environ.get("SHOPMESH_SEED") or random.randrange(1 << 32))
+# Workers of one run draw the same.
+SEED = int(
+    os.environ.get("SHOPMESH_SEED") or random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(1 << 32)
+)
 """In the name of the test, so that whoever sees it fail can have the same storm again."""
 
 

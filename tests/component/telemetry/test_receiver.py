@@ -204,6 +204,7 @@ def test_what_is_no_otlp_is_an_invalid_argument(store: TelemetryServer, data: by
         (gzip.compress(bytes(50 * MOST_BYTES), 1), {"content_encoding": "gzip"}, 413),
         (zlib.compress(bytes(50 * MOST_BYTES), 1), {"content_encoding": "deflate"}, 413),
     ],
+    ids=["JSON", "text", "br", "no gzip", "half a gzip", "large", "large once unpacked", "large once inflated"],
 )
 def test_what_is_not_understood_over_http_is_refused(
     store: TelemetryServer, data: bytes, headers: dict[str, str], status: int
