@@ -24,21 +24,27 @@ READ_BYTES = 1024 * 1024
 """So much is read at once."""
 SUFFIX, OLD_SUFFIX = ".jsonl", ".jsonl.1"
 
-type Line = dict[str, Any]
 
-
-class Said(NamedTuple):
-    """One line, read. Ids and order are empty where there are none; `fields` is all that has no name here."""
+class Line(NamedTuple):
+    """One line, read."""
 
     time_ns: int
+    """Since 1970."""
     level: str
+    """One of LEVELS."""
     service: str
     instance: str
     message: str
     trace_id: str
+    """32 lower-case hexadecimal digits, or empty."""
     span_id: str
+    """16 of them, or empty."""
     order: str
+    """`orders/<uuid>`, or empty."""
     fields: dict[str, Any]
+    """What else it says."""
+    id: int = 0
+    """Given by a store: rises with arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +97,17 @@ def batches(folder: Path, part: str, place: Place | None) -> Iterator[Batch]:
                 gap = False
 
 
-def said(raw: bytes, part: str, arrival_ns: int) -> Said:
+def said(raw: bytes, part: str, arrival_ns: int) -> Line:
     """What a line of a part says, whatever stands in the file; a line without a time has that of its arrival.
 
     The launcher has seen to it that the names hold what they promise; what does not is left out here.
     """
     line = parsed(raw)
     if line is None:
-        return Said(arrival_ns, "info", service_of(part), part, raw.decode(errors="replace"), "", "", "", {})
+        return Line(arrival_ns, "info", service_of(part), part, raw.decode(errors="replace"), "", "", "", {})
     take = line.pop
     time_ns, level, message = nanoseconds(take("time", None)), take("level", None), take("message", "")
-    return Said(
+    return Line(
         arrival_ns if time_ns is None else time_ns,
         level if level in LEVELS else "info",
         _text(take("service", "")) or service_of(part),
@@ -114,7 +120,7 @@ def said(raw: bytes, part: str, arrival_ns: int) -> Said:
     )
 
 
-def parsed(raw: bytes) -> Line | None:
+def parsed(raw: bytes) -> dict[str, Any] | None:
     """The JSON object that it is. None for everything else, and for one too deep to be written again."""
     try:
         line = orjson.loads(raw)
@@ -129,10 +135,10 @@ _SHALLOW = 200
 """Brackets; orjson writes 254 of them in one another, and reads more."""
 
 
-def told(line: Said) -> dict[str, Any]:
+def told(line: Line) -> dict[str, Any]:
     """The same as one object, in the form of the files: what is empty is left out."""
     known = {"time": shown(line.time_ns), **line._asdict()}
-    del known["time_ns"], known["fields"]
+    del known["time_ns"], known["fields"], known["id"]
     return {name: value for name, value in known.items() if value or name == "message"} | {
         name: value for name, value in line.fields.items() if name not in known
     }

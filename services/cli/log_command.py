@@ -19,9 +19,9 @@ from services.cli.state import StateFolder
 
 if TYPE_CHECKING:
     from services.cli.log_search import Files, Source, Wanted
-    from services.log_files import Said
+    from services.log_files import Line
 
-    type Tell = Callable[[Sequence[Said]], int]
+    type Tell = Callable[[Sequence[Line]], int]
 
 FOLLOW_EVERY_S = 0.3
 LEVELS = ("debug", "info", "warning", "error")
@@ -142,7 +142,7 @@ def _teller(*, as_json: bool) -> "Tell":
 
     today = f"{datetime.now(UTC):%Y-%m-%d}"
 
-    def tell(lines: "Sequence[Said]") -> int:
+    def tell(lines: "Sequence[Line]") -> int:
         nonlocal today
         for line in lines:
             if as_json:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from services.cli.process import CannotStart
 from services.ids import TRACE_ID
-from services.log_files import LEVELS, Place, Said, batches, nanoseconds, parts, said, service_of, shown
+from services.log_files import LEVELS, Line, Place, batches, nanoseconds, parts, said, service_of, shown
 from services.story.asking import order_uuid
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Wanted:
 class Source(Protocol):
     """Where lines come from. Raises Away."""
 
-    def newest(self, wanted: Wanted) -> list[Said]:
+    def newest(self, wanted: Wanted) -> list[Line]:
         """In order of time."""
 
-    def later(self, wanted: Wanted) -> list[Said]:
+    def later(self, wanted: Wanted) -> list[Line]:
         """What has come since the last time, in the order in which it came."""
 
 
@@ -73,7 +73,7 @@ class Store:
     def close(self) -> None:
         self._web.close()
 
-    def newest(self, wanted: Wanted) -> list[Said]:
+    def newest(self, wanted: Wanted) -> list[Line]:
         pages: list[list[dict[str, Any]]] = []
         left = wanted.limit
         while left > 0:
@@ -84,8 +84,8 @@ class Store:
             left -= len(page)
         return [_of_store(line) for page in reversed(pages) for line in page]
 
-    def later(self, wanted: Wanted) -> list[Said]:
-        found: list[Said] = []
+    def later(self, wanted: Wanted) -> list[Line]:
+        found: list[Line] = []
         while page := self._asked(wanted, limit=MOST_AT_ONCE, after=self._last):
             found += map(_of_store, page)
         return found
@@ -136,30 +136,30 @@ class Files:
         found = parts(self._folder)
         return sorted({*found, *map(service_of, found)})
 
-    def newest(self, wanted: Wanted) -> list[Said]:
+    def newest(self, wanted: Wanted) -> list[Line]:
         if wanted.order:  # a line may come before the one that tells its trace
             for line in self._read({}):
                 self._learn(wanted, line)
-        kept: list[tuple[int, int, Said]] = []
+        kept: list[tuple[int, int, Line]] = []
         for at, line in enumerate(self._matching(wanted)):
             keep = heapq.heappush if len(kept) < wanted.limit else heapq.heappushpop
             keep(kept, (line.time_ns, at, line))
         return [line for _, _, line in sorted(kept)]
 
-    def later(self, wanted: Wanted) -> list[Said]:
+    def later(self, wanted: Wanted) -> list[Line]:
         return sorted(self._matching(wanted), key=lambda line: line.time_ns)
 
-    def _matching(self, wanted: Wanted) -> Iterator[Said]:
+    def _matching(self, wanted: Wanted) -> Iterator[Line]:
         for line in self._read(self._places):
             self._learn(wanted, line)
             if _matches(wanted, line, self._traces):
                 yield line
 
-    def _learn(self, wanted: Wanted, line: Said) -> None:
+    def _learn(self, wanted: Wanted, line: Line) -> None:
         if wanted.order and line.order == wanted.order and line.trace_id:
             self._traces.add(line.trace_id)
 
-    def _read(self, places: dict[str, Place]) -> Iterator[Said]:
+    def _read(self, places: dict[str, Place]) -> Iterator[Line]:
         """Lines since these places, which move along."""
         now_ns = time.time_ns()
         for part in parts(self._folder):
@@ -183,7 +183,7 @@ def trace_id(text: str) -> str:
 _WORD = re.compile(r"[^\W_]+")
 
 
-def _matches(wanted: Wanted, line: Said, traces: set[str]) -> bool:
+def _matches(wanted: Wanted, line: Line, traces: set[str]) -> bool:
     return (
         wanted.service in ("", line.service, line.instance)
         and (not wanted.level or LEVELS.index(line.level) >= LEVELS.index(wanted.level))
@@ -195,7 +195,7 @@ def _matches(wanted: Wanted, line: Said, traces: set[str]) -> bool:
     )
 
 
-def _has_words(text: str, line: Said) -> bool:
+def _has_words(text: str, line: Line) -> bool:
     """As the store has it: letters and digits, without case and accents; the last word of each group may go on."""
     begins = [words for group in text.split() if (words := _words(group))]
     has = _words(" ".join((line.message, *_texts(line.fields))))
@@ -217,9 +217,8 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _of_store(line: dict[str, Any]) -> Said:
-    names = ("level", "service", "instance", "message", "trace_id", "span_id", "order", "fields")
-    return Said(nanoseconds(line["time"]) or 0, *(line[name] for name in names))
+def _of_store(line: dict[str, Any]) -> Line:
+    return Line(nanoseconds(line["time"]) or 0, *(line[name] for name in Line._fields[1:]))
 
 
 def refusal(answer: "httpx.Response") -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from services.cli.safe_text import safe
-from services.log_files import Said
+from services.log_files import Line
 
 _COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red"}
 _WIDTH = 14
@@ -15,7 +15,7 @@ _FIRST = ("method", "path", "code", "grpc_status", "reason", "error")
 """What happened to whom; the rest follows, and what it belongs to."""
 
 
-def rendered(line: Said) -> str:
+def rendered(line: Line) -> str:
     """When (UTC), who, how bad, what, and the rest as key=value; what has several lines comes below.
 
     Coloured; click takes the colours out where there is no terminal.
@@ -35,12 +35,12 @@ def rendered(line: Said) -> str:
     return "\n".join(("  ".join((head, *filter(None, [" ".join(inline)]))), *(f"    {safe(text)}" for text in below)))
 
 
-def day(line: Said) -> str:
+def day(line: Line) -> str:
     """Of a line, in UTC."""
     return f"{_second(line):%Y-%m-%d}"
 
 
-def _second(line: Said) -> datetime:
+def _second(line: Line) -> datetime:
     return datetime.fromtimestamp(line.time_ns // 1_000_000_000, UTC)
 
 

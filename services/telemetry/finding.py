@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from services.log_files import LEVELS
+from services.log_files import LEVELS, Line
 from services.telemetry import otlp
-from services.telemetry.model import Line, LineQuery, TraceQuery, Value
+from services.telemetry.model import LineQuery, TraceQuery, Value
 from services.telemetry.segments import LINE_IDS
 
 TRACES_OF_ORDER = """

@@ -12,7 +12,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from services.chassis import collector, logs
-from services.telemetry.model import Line, Value
+from services.log_files import Line
+from services.telemetry.model import Value
 from services.telemetry.otlp import ORDER
 from services.telemetry.tail import Taker
 

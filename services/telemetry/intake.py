@@ -14,8 +14,8 @@ import orjson
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.chassis import logs
+from services.log_files import Line
 from services.telemetry import memory, otlp
-from services.telemetry.model import Line
 from services.telemetry.segments import Segments, is_broken
 from services.telemetry.writing import Item, Lines, Mark, Writer
 

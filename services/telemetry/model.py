@@ -52,26 +52,6 @@ class Span:
     links: tuple[SpanLink, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A log line."""
-
-    id: int
-    """Rises with arrival; given by the store."""
-    time_ns: int
-    level: str
-    """One of LEVELS."""
-    service: str
-    instance: str
-    message: str
-    trace_id: str
-    span_id: str
-    order: str
-    """`orders/<uuid>`, or empty."""
-    fields: Mapping[str, Value]
-    """What else it says."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceQuery:
     """Traces with a span to which all of this applies; what is empty applies to every span."""

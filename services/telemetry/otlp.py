@@ -9,7 +9,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from services.telemetry.model import Line, Span, SpanEvent, SpanLink, Value
+from services.log_files import Line
+from services.telemetry.model import Span, SpanEvent, SpanLink, Value
 
 ORDER = "order"
 """The attribute of a log record that names the order it is about."""
@@ -80,7 +81,6 @@ def _line(record: LogRecord, service: str, instance: str) -> Line:
         fields = {**body, **fields}
         body = fields.pop("message", "")
     return Line(
-        id=0,
         time_ns=record.time_unix_nano or record.observed_time_unix_nano,
         level=_level(int(record.severity_number)),
         service=service,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
+from services.log_files import Line
+from services.telemetry.model import Dependency, LineQuery, Span, Status, TraceQuery
 
 MOST_BESIDE = 20_000
 """Lines of one moment, to the nanosecond, among which it is looked for those that came before a line: they are a flood,

@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from services.log_files import Line
 from services.pages.rendering import moment
-from services.telemetry.model import Line, Span, Value
+from services.telemetry.model import Span, Value
 
 LONGEST = 20_000
 """Characters of one text."""
@@ -26,8 +27,8 @@ class Json(Response):
 
 
 def line(of: Line) -> dict[str, Any]:
-    """Field by field, as model.Line says, with its time in words."""
-    shown = {name: cut(value) for name, value in asdict(of).items() if name != "time_ns"}
+    """Field by field, as log_files.Line says, with its time in words."""
+    shown = {name: cut(value) for name, value in of._asdict().items() if name != "time_ns"}
     return {"time": time(of.time_ns)} | shown
 
 

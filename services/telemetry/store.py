@@ -9,9 +9,10 @@ from typing import Any
 
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from services.log_files import Line
 from services.telemetry import finding, otlp
 from services.telemetry.intake import Intake
-from services.telemetry.model import MOST_SPANS, Dependency, Line, LineQuery, Span, Status, TraceQuery
+from services.telemetry.model import MOST_SPANS, Dependency, LineQuery, Span, Status, TraceQuery
 from services.telemetry.segments import LINE_IDS, Segments
 
 MOST_DATA = 16 << 20

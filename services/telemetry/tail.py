@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.chassis import logs
-from services.log_files import SUFFIX, Place, batches, said
-from services.telemetry.model import Line
+from services.log_files import SUFFIX, Line, Place, batches, said
 
 LOOK_EVERY_S = 0.3
 
@@ -71,7 +70,7 @@ class Tail:
             if not self._taker.has_room:
                 return False
             arrival_ns = time.time_ns()
-            lines = [Line(0, *said(raw, part, arrival_ns)) for raw in batch.lines if raw]
+            lines = [said(raw, part, arrival_ns) for raw in batch.lines if raw]
             mark = (part, batch.place.file, batch.place.offset)
             if not self._taker.put_lines(lines, mark):
                 return False

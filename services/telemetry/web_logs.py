@@ -8,11 +8,11 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.log_files import LEVELS
+from services.log_files import LEVELS, Line
 from services.pages.rendering import Renderer, plain
 from services.telemetry import asking, reading
 from services.telemetry.asking import BadQuestion
-from services.telemetry.model import Line, LineQuery, Value
+from services.telemetry.model import LineQuery, Value
 from services.telemetry.reading import Reading
 
 RELOAD_S = 3

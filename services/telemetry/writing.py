@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services import ids
-from services.log_files import LEVELS
+from services.log_files import LEVELS, Line
 from services.telemetry import otlp, schema
-from services.telemetry.model import Line
 
 ORDER = re.compile(ids.ORDER.pattern.encode())
 """An order's name, wherever it stands in a span: no decoding, and foreign attributes name orders as well."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.log_files import LEVELS
-from services.telemetry.model import Dependency, Line, LineQuery, Span, Status, TraceQuery
+from services.log_files import LEVELS, Line
+from services.telemetry.model import Dependency, LineQuery, Span, Status, TraceQuery
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 ORDER = "orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
@@ -42,7 +42,7 @@ class ToldStore:
 
     def tell(self, *lines: Line) -> None:
         for line in lines:
-            self.said.append(replace(line, id=len(self.said) + 1))
+            self.said.append(line._replace(id=len(self.said) + 1))
 
     def last_line(self) -> int:
         return len(self.said)

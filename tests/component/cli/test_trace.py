@@ -50,8 +50,8 @@ def pages() -> Iterator[httpx.Client]:
                 attributes={"error.type": "23514"}),
     ]  # fmt: skip
     told.tell(
-        replace(A_LINE, message="placed", trace_id=TRACE, span_id=A_SPAN.span_id, order=ORDER, fields={"code": "OK"}),
-        replace(A_LINE, message="elsewhere"),
+        A_LINE._replace(message="placed", trace_id=TRACE, span_id=A_SPAN.span_id, order=ORDER, fields={"code": "OK"}),
+        A_LINE._replace(message="elsewhere"),
     )
     with served(application(told, Place())) as pages:
         yield pages

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -14,9 +13,9 @@ from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 
 from services.cli.log_search import Away, Store, Wanted
 from services.cli.logs import LogFile
+from services.log_files import Line
 from services.telemetry import otlp
 from services.telemetry.forward import Forward, encoded
-from services.telemetry.model import Line
 from services.telemetry.tail import Tail
 from tests.support.ports import free_port
 from tests.support.telemetry import Telemetry
@@ -86,7 +85,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_a_line_is_a_record_as_otlp_has_it() -> None:
-    request = encoded([LINE, replace(LINE, level="error", trace_id="", span_id="", order=""), LINE], 7)
+    request = encoded([LINE, LINE._replace(level="error", trace_id="", span_id="", order=""), LINE], 7)
 
     (source,) = request.resource_logs
     assert otlp.attributes(source.resource.attributes) == {"service.name": "order", "service.instance.id": "order-2"}
@@ -105,7 +104,7 @@ def test_a_line_is_a_record_as_otlp_has_it() -> None:
 def test_the_store_reads_back_what_is_sent() -> None:
     (line,) = otlp.lines(encoded([LINE], 7))
 
-    assert replace(line, fields={}) == replace(LINE, fields={})
+    assert line._replace(fields={}) == LINE._replace(fields={})
 
 
 def test_lines_wait_in_the_files_while_the_collector_is_away(collector: Collector, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.telemetry.model import Line, LineQuery, TooLong, TraceQuery
+from services.log_files import Line
+from services.telemetry.model import LineQuery, TooLong, TraceQuery
 from services.telemetry.web import Place, application
 from tests.support.told_store import A_LINE, A_SPAN, BEGAN_NS, MS, ORDER, TRACE, ToldStore
 
@@ -30,9 +31,9 @@ def store(told: ToldStore) -> ToldStore:
         replace(A_SPAN, trace_id=ELSE, start_ns=BEGAN_NS + 50 * MS, end_ns=BEGAN_NS + 51 * MS, name="GetOrder"),
     ]
     told.tell(
-        replace(A_LINE, message="placed", trace_id=TRACE, order=ORDER, fields={"code": "OK"}),
-        replace(A_LINE, message="out of stock", level="warning", service="inventory", instance="inventory-2"),
-        replace(A_LINE, message="bad gateway", level="error", service="envoy", instance="envoy", trace_id=TRACE),
+        A_LINE._replace(message="placed", trace_id=TRACE, order=ORDER, fields={"code": "OK"}),
+        A_LINE._replace(message="out of stock", level="warning", service="inventory", instance="inventory-2"),
+        A_LINE._replace(message="bad gateway", level="error", service="envoy", instance="envoy", trace_id=TRACE),
     )
     return told
 
@@ -95,7 +96,7 @@ async def test_the_lines_of_a_trace_are_read_in_order_and_lead_back_to_it(web: h
 
 async def test_what_a_line_tells_begins_with_what_says_most(web: httpx.AsyncClient, store: ToldStore) -> None:
     fields = {"listener": "edge", "method": "POST", "flags": "-", "path": "/shop.v1/Sell", "caller": None, "code": 200}
-    store.tell(replace(A_LINE, message="call", fields=fields))
+    store.tell(A_LINE._replace(message="call", fields=fields))
     assert "call path= /shop.v1/Sell code= 200 listener= edge" in text(await web.get("/logs"))
 
 
@@ -108,7 +109,7 @@ async def test_filters_are_asked_of_the_store_and_stay_in_the_form(web: httpx.As
 
 
 async def test_older_lines_are_one_link_away_and_the_filters_go_along(web: httpx.AsyncClient, store: ToldStore) -> None:
-    store.tell(*(replace(A_LINE, message=f"line number {number}", level="error") for number in range(300)))
+    store.tell(*(A_LINE._replace(message=f"line number {number}", level="error") for number in range(300)))
     first = await web.get("/logs?level=error")
     assert "line number 299" in text(first)
     assert "line number 99 " not in text(first)
@@ -126,7 +127,7 @@ async def test_lines_of_one_moment_are_neither_lost_nor_shown_twice_between_page
     web: httpx.AsyncClient, store: ToldStore
 ) -> None:
     store.forget()
-    store.tell(*(replace(A_LINE, message=f"line {number}") for number in range(25)))
+    store.tell(*(A_LINE._replace(message=f"line {number}") for number in range(25)))
     told, before = list[str](), ""
     while lines := (await web.get(f"/api/logs?limit=4{before}")).json()["lines"]:
         told[:0] = [line["message"] for line in lines]
@@ -279,11 +280,11 @@ async def test_whatever_strangers_wrote_stays_text(web: httpx.AsyncClient, store
         )
     ]  # fmt: skip
     store.tell(
-        replace(
-            A_LINE, service=HOSTILE, instance=HOSTILE, message=HOSTILE, trace_id=TRACE, order=ORDER,
+        A_LINE._replace(
+            service=HOSTILE, instance=HOSTILE, message=HOSTILE, trace_id=TRACE, order=ORDER,
             fields={HOSTILE: HOSTILE, "exception": HOSTILE},
         ),
-        replace(A_LINE, message="leads astray", trace_id='"><b>', order="/evil.test"),
+        A_LINE._replace(message="leads astray", trace_id='"><b>', order="/evil.test"),
     )  # fmt: skip
     store.now = replace(store.now, dropped_spans={HOSTILE: 1})
 
@@ -299,7 +300,7 @@ async def test_whatever_strangers_wrote_stays_text(web: httpx.AsyncClient, store
 
 async def test_megabytes_in_a_line_do_not_make_megabytes_of_a_page(web: httpx.AsyncClient, store: ToldStore) -> None:
     large = "x" * 1_000_000
-    store.tell(*(replace(A_LINE, message=large, fields={"a": large, "exception": large}) for _ in range(20)))
+    store.tell(*(A_LINE._replace(message=large, fields={"a": large, "exception": large}) for _ in range(20)))
     assert len((await web.get("/logs")).content) < 500_000
     document = await web.get("/api/logs?limit=5000")
     assert len(document.content) < 5_000_000

@@ -65,7 +65,7 @@ async def test_the_story_is_told_by_time_from_all_services(
     parent = f"00-{TRACE}-b7ad6b7169203331-01"
     await shop.corrupt("order", f"update order_events set traceparent = '{parent}' where version = 2")
     store.spans.append(replace(A_SPAN, trace_id=TRACE, name="CancelOrder"))
-    store.tell(replace(A_LINE, message="cancelled by its customer", order=f"orders/{order.id}", trace_id=TRACE))
+    store.tell(A_LINE._replace(message="cancelled by its customer", order=f"orders/{order.id}", trace_id=TRACE))
 
     page = await web.get(f"/orders/{order.id}")
 
@@ -120,7 +120,7 @@ async def test_of_no_order_there_may_be_a_reservation(shop: Backstage, web: http
 
 async def test_databases_that_are_away_are_named_and_the_rest_is_shown(shop: Backstage, store: ToldStore) -> None:
     [order] = await shop.sold(1)
-    store.tell(replace(A_LINE, message="placed", order=f"orders/{order.id}"))
+    store.tell(A_LINE._replace(message="placed", order=f"orders/{order.id}"))
     async with pages(store, shop.urls | {"inventory": NOWHERE}) as web:
         shown = text(await web.get(f"/orders/{order.id}"))
         in_this_order(
@@ -138,7 +138,7 @@ async def test_databases_that_say_nothing_do_not_hold_up_the_page(
     store: ToldStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web_orders, "DATABASES_S", 0.2)
-    store.tell(replace(A_LINE, message="placed", order=f"orders/{SOME_ORDER}"))
+    store.tell(A_LINE._replace(message="placed", order=f"orders/{SOME_ORDER}"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://audit@127.0.0.1:{silent.getsockname()[1]}/any"
         async with pages(store, dict.fromkeys(("order", "inventory", "notification"), url)) as web:

@@ -5,7 +5,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from services.log_files import Line
 from services.telemetry import finding, reading, schema, store
 from services.telemetry.intake import Intake
-from services.telemetry.model import MOST_SPANS, Dependency, Line, LineQuery, SpanEvent, SpanLink, TooLong, TraceQuery
+from services.telemetry.model import MOST_SPANS, Dependency, LineQuery, SpanEvent, SpanLink, TooLong, TraceQuery
 from services.telemetry.segments import Bounds, Segments
 from services.telemetry.store import Store
 from tests.support.waiting import eventually
@@ -24,7 +24,7 @@ ORDER, OTHER = (f"orders/1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4be{n}" for n in "de")
 TRACES = [f"{n:032x}" for n in range(1, 5)]
 NS = 1_790_000_000_000_000_000
 FAT = {"fat": "x" * 1000}
-LINE = Line(0, NS, "info", "order", "order-1", "call", "", "", "", {})
+LINE = Line(NS, "info", "order", "order-1", "call", "", "", "", {})
 
 
 class Kept:
@@ -104,13 +104,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     )
     kept.intake.put_spans(request("inventory", span(TRACES[0], 12, "Reserve", above=11, at=20)))
     said = [
-        replace(LINE, message="order placed", order=ORDER, trace_id=TRACES[0], fields={"mail": "ann@example.com"}),
-        replace(LINE, time_ns=NS + 1, service="envoy", instance="envoy", message="access", trace_id=TRACES[0]),
-        replace(LINE, time_ns=NS + 2, instance="order-2", level="warning", message="Café OUT_OF_STOCK", order=OTHER),
-        replace(
-            LINE, time_ns=NS + 9, level="error", message="broke", fields={"why": {"deep": ["no mug left"]}, "n": 7}
+        LINE._replace(message="order placed", order=ORDER, trace_id=TRACES[0], fields={"mail": "ann@example.com"}),
+        LINE._replace(time_ns=NS + 1, service="envoy", instance="envoy", message="access", trace_id=TRACES[0]),
+        LINE._replace(time_ns=NS + 2, instance="order-2", level="warning", message="Café OUT_OF_STOCK", order=OTHER),
+        LINE._replace(
+            time_ns=NS + 9, level="error", message="broke", fields={"why": {"deep": ["no mug left"]}, "n": 7}
         ),
-        replace(LINE, time_ns=NS + 5, level="debug", message="looked", trace_id=TRACES[2]),
+        LINE._replace(time_ns=NS + 5, level="debug", message="looked", trace_id=TRACES[2]),
     ]
     kept.intake.put_lines(said, ("order-1", 4, 99))
     kept.write()
@@ -205,8 +205,8 @@ def test_lines_are_followed_as_they_arrive(kept: Kept) -> None:
 def test_a_line_comes_back_as_it_was(kept: Kept) -> None:
     (line,) = kept.store.lines(LineQuery(text="broke"))
 
-    assert replace(line, id=0) == replace(
-        LINE, time_ns=NS + 9, level="error", message="broke", fields={"why": {"deep": ["no mug left"]}, "n": 7}
+    assert line._replace(id=0) == LINE._replace(
+        time_ns=NS + 9, level="error", message="broke", fields={"why": {"deep": ["no mug left"]}, "n": 7}
     )
 
 
@@ -277,7 +277,7 @@ def test_beyond_its_bytes_the_oldest_goes_and_the_files_stop_to_grow(open_store:
     for number in range(1, 26):
         trace = f"{number:032x}"
         kept.intake.put_spans(request("order", *(span(trace, n + 1, "Place", about=FAT) for n in range(200))))
-        kept.intake.put_lines([replace(LINE, trace_id=trace)], ("order-1", 1, number))
+        kept.intake.put_lines([LINE._replace(trace_id=trace)], ("order-1", 1, number))
         kept.write()
         largest = max(largest, sum(file.stat().st_size for file in tmp_path.iterdir()))
 
@@ -295,10 +295,10 @@ def test_beyond_its_bytes_the_oldest_goes_and_the_files_stop_to_grow(open_store:
 def two_segments(open_store: Open) -> Kept:
     """A line in the first, and five in the second."""
     kept = open_store(Bounds(age_s=80))
-    kept.intake.put_lines([replace(LINE, message="line 0")])
+    kept.intake.put_lines([LINE._replace(message="line 0")])
     kept.write()
     kept.now += 20
-    kept.intake.put_lines([replace(LINE, time_ns=NS + n, message=f"line {n}") for n in range(1, 6)])
+    kept.intake.put_lines([LINE._replace(time_ns=NS + n, message=f"line {n}") for n in range(1, 6)])
     kept.write()
     return kept
 
@@ -323,7 +323,7 @@ def test_lines_too_large_for_one_answer_leave_no_gap_between_segments(open_store
     for number in range(3):
         kept.now += 20
         large = "x" * (3 << 20)
-        kept.intake.put_lines([replace(LINE, time_ns=NS + 10 * number + n, message=large) for n in range(4)])
+        kept.intake.put_lines([LINE._replace(time_ns=NS + 10 * number + n, message=large) for n in range(4)])
         kept.write()
     found = kept.store.lines(LineQuery(after_id=1 if following else 0, limit=100))
     times = [line.time_ns - NS for line in found]
@@ -358,8 +358,8 @@ def test_names_to_choose_from_are_bounded(open_store: Open) -> None:
     kept = open_store()
     kept.intake.put_spans(request("order", *(span(TRACES[0], n + 1, f"name {n}") for n in range(1100))))
     kept.intake.put_spans(request("order", span(TRACES[0], 9999, "a" * 501)))
-    kept.intake.put_lines([replace(LINE, service=f"service {n}") for n in range(1100)])
-    kept.intake.put_lines([replace(LINE, service="a" * 501)])
+    kept.intake.put_lines([LINE._replace(service=f"service {n}") for n in range(1100)])
+    kept.intake.put_lines([LINE._replace(service="a" * 501)])
     kept.write()
     for names in (kept.store.services(), kept.store.span_names("order")):
         assert len(names) == 1000
@@ -400,7 +400,7 @@ def test_an_answer_is_bounded_whatever_was_sent(open_store: Open) -> None:
     for number in range(3):
         endless = (span(TRACES[0], 5000 * number + n, "Place") for n in range(1, 5000))
         kept.intake.put_spans(request("order", *endless))
-    kept.intake.put_lines([replace(LINE, message="x" * (3 << 20)) for _ in range(8)])
+    kept.intake.put_lines([LINE._replace(message="x" * (3 << 20)) for _ in range(8)])
     kept.write()
 
     assert len(kept.store.trace(TRACES[0])) == MOST_SPANS
@@ -415,7 +415,7 @@ def test_what_finds_no_room_is_dropped_counted_and_told(open_store: Open) -> Non
     kept.store = Store(kept.segments, kept.intake)
     full = request("order", *(span(TRACES[0], n + 1, "Place") for n in range(10)))
     answers = [kept.intake.put_spans(full) for _ in range(10)]
-    took = [kept.intake.put_lines([replace(LINE, message="x" * 200)]) for _ in range(10)]
+    took = [kept.intake.put_lines([LINE._replace(message="x" * 200)]) for _ in range(10)]
 
     rejected = sum(count for count, _ in answers)
     assert 0 < rejected < 100

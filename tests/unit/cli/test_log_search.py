@@ -10,7 +10,7 @@ from services.cli.log_search import Files, Wanted, order_name, trace_id
 from services.cli.log_view import rendered
 from services.cli.logs import LogFile
 from services.cli.process import CannotStart
-from services.log_files import Said, nanoseconds
+from services.log_files import Line, nanoseconds
 from services.story.asking import CannotTell
 
 TRACES = ["1" * 32, "2" * 32, "3" * 32]
@@ -44,7 +44,7 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def seconds(found: list[Said]) -> list[int]:
+def seconds(found: list[Line]) -> list[int]:
     base = nanoseconds(at(0))
     assert base is not None
     return [(line.time_ns - base) // 1_000_000_000 for line in found]
@@ -106,8 +106,8 @@ def test_only_ids_are_asked_for() -> None:
         trace_id("xyz")
 
 
-def line(**facts: object) -> Said:
-    said = Said(1795935600123456000, "error", "order", "order-2", "one\ntwo", TRACES[0], "", ORDERS[0], {})
+def line(**facts: object) -> Line:
+    said = Line(1795935600123456000, "error", "order", "order-2", "one\ntwo", TRACES[0], "", ORDERS[0], {})
     return said._replace(**facts)  # type: ignore[arg-type]
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from services.chassis import reporting
 from services.chassis.settings import Settings
+from services.log_files import Line
 from services.telemetry.counted import count
 from services.telemetry.intake import Intake
-from services.telemetry.model import Line
 from services.telemetry.segments import Bounds, Segments
 from tests.support.scraped import Scraped
 
@@ -21,7 +21,7 @@ def test_what_is_dropped_and_refused_is_counted_by_its_reason(tmp_path: Path) ->
     count(intake, segments)
     assert now().value("shopmesh_store_dropped_total", signal="logs", reason="overloaded") == 0
 
-    line = Line(0, 1, "info", "order", "order-1", "hello", "", "", "", {})
+    line = Line(1, "info", "order", "order-1", "hello", "", "", "", {})
     assert not intake.put_lines([line, line])
     intake.refuse("malformed")
 
