@@ -1,12 +1,30 @@
 """Waiting for what is away: for ever, with pauses that grow to a second, without flooding the log."""
 
 import random
+import time
 
 from services.refusals import Refusal
 
 QUIET = 30
 """Of failures in a row every so many are logged, the first too: a line in half a minute."""
 _SHORTEST_S, _LONGEST_S = 0.05, 1.0
+
+SELDOM_S = 60.0
+
+
+class Seldom:
+    """For a line about what happens again and again: says when it may be told, once a minute at most."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def may(self) -> bool:
+        """Whether it may be told now; then it is told."""
+        now = time.monotonic()
+        if now - self._last < SELDOM_S:
+            return False
+        self._last = now
+        return True
 
 
 def pause_s(failures: int) -> float:

@@ -12,7 +12,8 @@ from grpc.aio import AioRpcError
 
 from services.chassis import collector, logs, vitals
 from services.chassis.metrics import declared
-from services.chassis.settings import CannotStart, Settings, host_and_port, joined
+from services.chassis.patience import Seldom
+from services.chassis.settings import LOOPBACK, CannotStart, Settings, host_and_port, joined
 
 if TYPE_CHECKING:
     from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
@@ -21,7 +22,6 @@ EVERY_S = 5.0
 ANSWER_S = 2.0
 LAST_WORD_S = 0.5
 """A process that ends does not wait for a collector that is away."""
-SAY_EVERY_S = 60.0
 _OPTIONS = (
     # What was not told now is told in five seconds: there is nothing to repeat, and to come back late is no use.
     ("grpc.enable_retries", 0),
@@ -67,15 +67,13 @@ async def push(settings: Settings) -> None:
 
     channel = collector.aio_channel(settings.otlp_endpoint, _OPTIONS)
     export: Callable[..., Awaitable[Any]] = MetricsServiceStub(channel).Export  # type: ignore[no-untyped-call]  # published without
-    said = -SAY_EVERY_S
+    seldom = Seldom()
 
     async def send(timeout_s: float) -> None:
-        nonlocal said
         try:
             await export(pb.ExportMetricsServiceRequest(resource_metrics=[counted(settings)]), timeout=timeout_s)
         except AioRpcError as error:
-            if time.monotonic() - said >= SAY_EVERY_S:
-                said = time.monotonic()
+            if seldom.may():
                 log.warning("nobody takes the metrics", endpoint=settings.otlp_endpoint, code=error.code().name)
 
     try:
@@ -117,12 +115,10 @@ def _application(host: str, text: Callable[[], str]) -> Any:  # noqa: ANN401
     """Bound to this machine, it answers to names of this machine only: a page of another site shall not read it."""
     from services.chassis.prometheus import CONTENT_TYPE
 
-    names = {"localhost", "127.0.0.1", "::1"}
-
     async def answer(scope: Any, _: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:  # noqa: ANN401
         asked = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         status, kind, body = 404, "text/plain", "The metrics of this process are at /metrics.\n"
-        if host in names and urlsplit(f"//{asked}").hostname not in names:
+        if host in LOOPBACK and urlsplit(f"//{asked}").hostname not in LOOPBACK:
             status, body = 421, "These metrics are for names of this machine only.\n"
         elif scope["path"] == "/metrics" and scope["method"] in {"GET", "HEAD"}:
             status, kind, body = 200, CONTENT_TYPE, text()

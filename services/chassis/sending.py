@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from services.chassis import collector, logs
 from services.chassis.metrics import Counter
-from services.chassis.patience import told
+from services.chassis.patience import Seldom, told
 
 MOST_WAITING = 4096
 """Spans: two seconds of a service under full load, 6 MB."""
@@ -25,7 +25,6 @@ EVERY_S = 0.5
 ANSWER_S = 2.0
 PAUSE_S = 1.0
 """After a batch that was not taken."""
-SAY_EVERY_S = 60.0
 _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
@@ -56,8 +55,7 @@ class Sender:
         self._batch: Sequence[ReadableSpan] = ()
         """On its way, or to be tried again."""
         self._overflowed = 0
-        self._lost = Tally[str]()
-        self._said = -SAY_EVERY_S
+        self._lost, self._seldom = Tally[str](), Seldom()
         self._sending = threading.Lock()
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -88,7 +86,6 @@ class Sender:
         self._channel.close()  # ends what is still on its way
         with self._sending:
             self._lose("ended", len(self._waiting) + len(self._batch))
-        self._said = -SAY_EVERY_S
         self._tell()
 
     def _run(self) -> None:
@@ -135,8 +132,7 @@ class Sender:
     def _tell(self) -> None:
         overflowed, self._overflowed = self._overflowed, 0
         self._lose(_OVERFLOW, overflowed)
-        if self._lost and time.monotonic() - self._said >= SAY_EVERY_S:
-            self._said = time.monotonic()
+        if self._lost and (self._closed.is_set() or self._seldom.may()):
             log.warning(
                 "spans were dropped", endpoint=self._endpoint, spans=self._lost.total(), reasons=dict(self._lost)
             )

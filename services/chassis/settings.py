@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""What this machine is called on itself."""
+
 
 class CannotStart(Exception):
     """Why a process cannot start: one line, for whoever starts it."""

@@ -1,6 +1,5 @@
 """A trace drawn with characters: one line per span, under its parent, beside what was said in it."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,9 +8,8 @@ from typing import Any
 import click
 
 from services.cli.safe_text import safe_line
+from services.ids import PACKAGE
 
-_PACKAGE = re.compile(r"\b(?:[a-z]\w*\.)+(?=[A-Z])")
-"""Of a service or an event: `shop.order.v1.` costs more room than it tells."""
 WIDEST_SERVICE = 13
 LEAST_BAR, MOST_BAR = 12, 48
 LEAST_NAME = 24
@@ -148,7 +146,7 @@ class _Room:
         return cls(width, service, left - bar - 1, bar)
 
     def of_span(self, depth: int, span: Span, began: int, whole: int) -> str:
-        name = _cut("  " * min(depth, self.name // 4) + _PACKAGE.sub("", span.name), self.name)
+        name = _cut("  " * min(depth, self.name // 4) + PACKAGE.sub("", span.name), self.name)
         if mark := span.mark:
             name = _cut(name.rstrip(), self.name - len(mark) - 2)
             name = f"{name}  {mark}" if len(name) + len(mark) + 2 <= self.name else _cut(mark, self.name)

@@ -8,11 +8,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from services.chassis import logs
-from services.chassis.settings import host_and_port, joined
+from services.chassis.settings import LOOPBACK, host_and_port, joined
 from services.mailbox.shelf import Shelf
 from services.mailbox.smtp import listen
 from services.mailbox.web import application
-from services.pages.guard import LOOPBACK
 
 
 def main() -> None:

@@ -12,8 +12,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
 # Nothing runs, and a page loads its own stylesheet only.
 CONTENT_SECURITY_POLICY = {
     "default-src": "'none'",

@@ -18,9 +18,9 @@ import uvloop
 from starlette.types import ASGIApp
 
 from services.chassis import logs, reporting
-from services.chassis.settings import CannotStart, Settings, host_and_port, joined
+from services.chassis.settings import LOOPBACK, CannotStart, Settings, host_and_port, joined
 from services.chassis.vitals import watch_the_loop
-from services.pages.guard import LOOPBACK, Guarded
+from services.pages.guard import Guarded
 from services.story.databases import urls
 from services.telemetry import memory
 from services.telemetry.counted import count

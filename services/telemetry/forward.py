@@ -12,13 +12,13 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from services.chassis import collector, logs
+from services.chassis.patience import Seldom
 from services.log_files import Line
 from services.telemetry.model import Value
 from services.telemetry.otlp import ORDER
 from services.telemetry.tail import Taker
 
 EXPORT_S = 2.0
-TELL_EVERY_S = 60.0
 PAUSE_S = 30.0
 """Longest pause before a collector that does not answer is asked again."""
 
@@ -51,7 +51,7 @@ class Forward:
         self._endpoint, self._marks = endpoint, marks
         self._channel = collector.channel(endpoint, _OPTIONS)
         self._export: Any = LogsServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
-        self._failures, self._again, self._told = 0, 0.0, float("-inf")
+        self._failures, self._again, self._seldom = 0, 0.0, Seldom()
         self._dropped = 0
 
     @property
@@ -88,8 +88,7 @@ class Forward:
 
     def _tell(self, message: str, **facts: object) -> None:
         """One line a minute: it comes back as a line to be sent."""
-        if time.monotonic() - self._told >= TELL_EVERY_S:
-            self._told = time.monotonic()
+        if self._seldom.may():
             log.warning(message, endpoint=self._endpoint, **facts)
 
 

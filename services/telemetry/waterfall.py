@@ -1,10 +1,10 @@
 """A trace as a picture small enough to stand beside other things; Zipkin Lens draws the large one."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+from services.ids import PACKAGE
 from services.telemetry.model import Span
 
 COLOURS = {"order": 0, "inventory": 1, "notification": 2, "product": 3, "envoy": 4}
@@ -12,7 +12,6 @@ COLOURS = {"order": 0, "inventory": 1, "notification": 2, "product": 3, "envoy":
 OTHERS = (5, 6, 7)
 MOST_BARS = 60
 WIDTH = 1_000.0
-_PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9_]*\.)+(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def waterfall(spans: Sequence[Span]) -> Waterfall:
     root = next((span for span in spans if not span.parent_id), spans[0])
     return Waterfall(
         trace_id=root.trace_id,
-        name=_PACKAGE.sub("", root.name),
+        name=PACKAGE.sub("", root.name),
         start_ns=first,
         duration_ns=whole,
         bars=bars,

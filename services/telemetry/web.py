@@ -17,7 +17,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from services.chassis import prometheus
-from services.pages.guard import LOOPBACK, Guarded, policy
+from services.chassis.settings import LOOPBACK
+from services.pages.guard import Guarded, policy
 from services.pages.rendering import Renderer
 from services.telemetry.asking import BadQuestion, is_order_name, is_trace_id
 from services.telemetry.lens import Lens
