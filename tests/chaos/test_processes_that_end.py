@@ -83,13 +83,12 @@ async def test_no_call_fails_when_one_of_two_instances_is_told_to_stop(
 
         async def back() -> bool:
             part = (await asyncio.to_thread(shop.parts))["inventory-2"]
-            return bool(part["pid"] != before and part["state"] == "ready")
+            another = part["pid"] != before and part["state"] == "ready"
+            return bool(another and min(calls.done["look"], calls.done["buy"]) > 20)
 
-        await eventually(back, "another inventory-2 has taken its place")
+        await eventually(back, "another inventory-2 has taken its place, and calls went on meanwhile")
 
     assert not calls.failed
-    assert calls.done["look"] > 20
-    assert calls.done["buy"] > 20
 
 
 async def test_every_service_is_restarted_while_customers_buy_and_each_order_is_there_once_and_mailed_once(
