@@ -186,6 +186,10 @@ def _in_turn(shops: tuple[UnderLoad, ...], calls: tuple[str, ...], rounds: int) 
     ]
 
 
+# The version before kept the line as PostgreSQL had written it.
+_TOOK = re.compile(r"(?:\[\d+\] (?P<database>\S+) LOG:  )?duration: (?P<ms>[\d.]+) ms")
+
+
 def _statement_times(shop: UnderLoad) -> dict[str, float]:
     """Milliseconds that PostgreSQL took for an order with all its work, by database, from its log; one at a time."""
     server, log = shop.contender.postgres()
@@ -210,8 +214,11 @@ def _statement_times(shop: UnderLoad) -> dict[str, float]:
         set_to("-1")
     shop.check()
     took = defaultdict[str, float](float)
-    for database, ms in re.findall(r"\[\d+\] (\S+) LOG:  duration: ([\d.]+) ms", text):
-        took[database] += float(ms) / calls
+    for line in map(json.loads, text.splitlines()):
+        if found := _TOOK.match(line["message"]):
+            took[found["database"] or line["database"]] += float(found["ms"]) / calls
+    if not took:
+        raise RuntimeError("PostgreSQL has logged no statement: no figure counts")
     return took
 
 
