@@ -1,5 +1,6 @@
 """What every resource of its kind says, whatever the policy: each was learned from a call that was lost."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -72,6 +73,17 @@ def test_every_balancing_ends_with_one_that_every_client_knows(document: bytes) 
         last = cluster.load_balancing_policy.policies[-1].typed_extension_config
         assert last is not None
         assert last.name.endswith(".round_robin")
+
+
+def test_as_many_streams_may_wait_for_a_connection_as_may_be_under_way() -> None:
+    # Thousands of watchers come back at once when their instance has gone: 1024 waiting calls are too few for that.
+    breaker = {"max_pending_requests": 1, "max_streams": 7}
+    cluster = Cluster.parse(
+        told(json.dumps({"circuit_breaker": breaker}).encode()).bodies[Kind.CLUSTER]["order/streams"]
+    )
+    assert cluster.circuit_breakers is not None
+    (limits,) = cluster.circuit_breakers.thresholds
+    assert (limits.max_requests, limits.max_pending_requests) == (7, 7)
 
 
 def test_whoever_takes_the_spans_and_is_frozen_collects_no_requests() -> None:

@@ -489,7 +489,7 @@ class CircuitBreaker(_message.Message):
     max_pending_requests: _builtins.int
     """Calls waiting for a connection; 1 to 1,000,000."""
     max_streams: _builtins.int
-    """Calls of streaming rpcs under way, counted apart from all others; 1 to 1,000,000."""
+    """Calls of streaming rpcs, under way or waiting for a connection, counted apart from all others; 1 to 1,000,000."""
     def __init__(
         self,
         *,
