@@ -19,7 +19,7 @@ _ON_THE_MESH = ("mesh", "e2e", "fuzz", "chaos")
 """They share a mesh or a whole shop, and look at times."""
 
 
-class TwoAtOnce(LoadScopeScheduling):  # type: ignore[misc]  # has no types
+class TwoAtOnce(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
     """All on the mesh for one worker, one after the other; the other takes the rest meanwhile, a file at a time.
 
     Those on the mesh keep a core busy, the others wait for most of their time.

@@ -234,10 +234,12 @@ def _balancing(wanted: "policy_pb2.LoadBalancing.ValueType") -> LoadBalancingPol
 
 
 def _limits(breaker: policy_pb2.CircuitBreaker, budget_percent: float, *, streaming: bool) -> CircuitBreakers:
-    # All streams of an instance that went away come back at once, and wait for one connection.
+    most, waiting = breaker.max_requests, breaker.max_pending_requests
+    if streaming:  # all streams of an instance that went away come back at once, and wait for one connection
+        most = waiting = breaker.max_streams
     limits = CircuitBreakersThresholds(
-        max_requests=breaker.max_streams if streaming else breaker.max_requests,
-        max_pending_requests=breaker.max_streams if streaming else breaker.max_pending_requests,
+        max_requests=most,
+        max_pending_requests=waiting,
         retry_budget=CircuitBreakersThresholdsRetryBudget(
             budget_percent=Percent(value=budget_percent), min_retry_concurrency=_ALWAYS_RETRIED
         ),
