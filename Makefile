@@ -27,6 +27,8 @@ ENVIRONMENT := $(HERE)-from-$(shell { sed '/^\[tool\.ruff/,$$d' pyproject.toml; 
   | cksum | tr ' ' -)
 # The environment of the FastAPI peer.
 BENCH := .tools/bench/.made-from-$(shell cksum <requirements-bench.lock | tr ' ' -)
+# That of the checks of what is in deploy/.
+DEPLOY := .tools/deploy/.made-from-$(shell cksum <requirements-deploy.lock | tr ' ' -)
 # An interpreter that has gone takes its environment with it.
 ifeq ($(wildcard .venv/bin/python),)
 $(shell rm -f .venv/.made-in-*)
@@ -108,6 +110,7 @@ lock: $(UV) ## write the requirements*.lock from pyproject.toml (UPGRADE=--upgra
 	$$compile pyproject.toml $(UPGRADE) --group local --group dev -o requirements.lock
 	$$compile pyproject.toml $(UPGRADE) -c requirements.lock -o requirements-run.lock
 	$$compile --group bench $(UPGRADE) -c requirements.lock -o requirements-bench.lock
+	$$compile --group deploy -c requirements.lock -o requirements-deploy.lock
 	$$compile --group etcd -o requirements-etcd.lock
 	$$compile --group chromium -o requirements-chromium.lock
 
@@ -120,7 +123,7 @@ clean: ## stop the shop of this folder, remove its state and all caches; what wa
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
 
 # --- make check: its parts run side by side, each tells its name when it fails -------------------------------------
-CHECKS := style types imports generated contracts wording
+CHECKS := style types imports generated contracts deploy wording
 .PHONY: $(CHECKS:%=check-%)
 check: $(ENVIRONMENT) ## everything that can be told without running the shop
 	@$(MAKE) -j4 --output-sync=target --keep-going $(CHECKS:%=check-%)
@@ -142,6 +145,9 @@ check-generated:
 
 check-contracts:
 	@$(BIN)/python protos/check.py
+
+check-deploy: $(DEPLOY)
+	@.tools/deploy/bin/python -m deploy.check
 
 # Packages come from whatever registry the machine is set up for: no file names one. (The brackets keep this line out.)
 check-wording:
@@ -201,7 +207,10 @@ $(ENVIRONMENT): $(UV)
 	    "It takes the network and 780 MB of disk; https_proxy, SSL_CERT_FILE and uv's settings say how to get out." >&2; exit 1; }
 	rm -f .venv/.made-in-*; touch $@
 
-$(BENCH): $(ENVIRONMENT)
-	@$(UV) venv --quiet --clear --python $(BIN)/python .tools/bench
-	$(UV) pip sync --quiet --python .tools/bench/bin/python --require-hashes requirements-bench.lock
+# Those beside it, each for one command and named as its lock.
+$(BENCH) $(DEPLOY): $(ENVIRONMENT)
+	@$(alone)
+	name=$(word 2,$(subst /, ,$@))
+	$(UV) venv --quiet --clear --python $(BIN)/python .tools/$$name
+	$(UV) pip sync --quiet --python .tools/$$name/bin/python --require-hashes requirements-$$name.lock
 	touch $@

@@ -1,0 +1,1 @@
+"""Checks of what is in this folder: `make check` runs `python -m deploy.check`."""

@@ -1,0 +1,71 @@
+"""What can be told of Dockerfile, compose.yaml and the manifests without an engine or a cluster.
+
+`python -m deploy.check [FOLDER]` says each fault with its place and exits with 1. It runs in an environment of its own,
+which has the schemas and the linter (`make check` makes it).
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from deploy.composed import faults as composed
+from deploy.manifests import KUSTOMIZATION, Found, astray, kustomizations
+from deploy.schemas import KUBERNETES, NoSchema, of_compose, of_kubernetes
+
+
+def of_the_dockerfile(file: Path) -> Iterator[str]:
+    """What hadolint finds."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    run = subprocess.run([hadolint, "--no-color", file], check=False, capture_output=True, text=True)
+    yield from (run.stdout + run.stderr).splitlines()
+
+
+def of_the_compose_file(file: Path) -> Iterator[str]:
+    """What its schema says, and what it cannot say."""
+    document = yaml.safe_load(file.read_text())
+    yield from (f"{file}: {fault}" for fault in (*of_compose(document), *composed(document)))
+
+
+def of_the_manifests(root: Path, unknown: set[str]) -> Iterator[str]:
+    """Of every kustomization below `root`. Kinds that no schema tells of are put into `unknown`."""
+    named = set[Path]()
+    for whole in kustomizations(root):
+        yield from whole.faults
+        for found in whole.resources:
+            yield from _of_one(found, unknown, partly=False)
+        for patch in whole.patches:
+            yield from _of_one(patch.found, unknown, partly=True)
+        named |= {found.file for found in (*whole.resources, *(patch.found for patch in whole.patches))}
+        if "overlays" in whole.folder.parts:
+            yield from astray(whole)
+    for file in sorted(root.rglob("*.yaml")):
+        if file not in named and file.name != KUSTOMIZATION and not file.name.endswith(".values.yaml"):
+            yield f"{file}: no {KUSTOMIZATION} names it"
+
+
+def _of_one(found: Found, unknown: set[str], *, partly: bool) -> Iterator[str]:
+    try:
+        yield from (f"{found}: {fault}" for fault in of_kubernetes(found.document, partly=partly))
+    except NoSchema as error:
+        unknown.add(str(error))
+
+
+def main(folder: Path) -> int:
+    """Says what is wrong below `folder`, once each."""
+    unknown = set[str]()
+    found = list(dict.fromkeys((
+        *(of_the_dockerfile(file) if (file := folder / "Dockerfile").exists() else ()),
+        *(of_the_compose_file(file) if (file := folder / "compose.yaml").exists() else ()),
+        *of_the_manifests(folder / "deploy" / "kubernetes", unknown),
+    )))  # fmt: skip
+    print(*found, sep="\n", end="\n" if found else "")
+    if unknown:
+        print(f"deploy: not checked, Kubernetes {KUBERNETES} has no schema of: {', '.join(sorted(unknown))}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else ".")))
