@@ -34,9 +34,9 @@ ifeq ($(wildcard .venv/bin/python),)
 $(shell rm -f .venv/.made-in-*)
 endif
 
-.PHONY: help run test chaos fuzz bench etcd chromium screenshots check gen lock baseline clean
+.PHONY: help run test test-compose chaos fuzz bench etcd chromium screenshots check gen lock baseline clean
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
 
 run: $(ENVIRONMENT) ## start the whole shop in the foreground; Ctrl-C stops it (ARGS: options of shopmesh up)
 	@exec $(BIN)/shopmesh up $(ARGS)
@@ -46,6 +46,10 @@ test: $(ENVIRONMENT) ## all tests but chaos, also while a shop runs (ARGS: optio
 
 chaos: $(ENVIRONMENT) ## the tests that kill, stop and cut off parts of a shop
 	@$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+# SHOPMESH_COMPOSE names another Compose than the one that is found.
+test-compose: $(ENVIRONMENT) ## the shop in containers: its tests, kills and replacements; takes Docker, which it does not install
+	@$(BIN)/python -m pytest tests/compose $(ARGS)
 
 # What it finds is kept in .hypothesis and tried first the next time.
 MINUTES := 30

@@ -14,7 +14,7 @@ from tests.support.postgres import Postgres, running_postgres
 # One whole shop for all folders that need it: a fixture that two conftests import is made twice.
 pytest_plugins = ("tests.support.shop_fixtures", "tests.support.door_fixtures")
 
-_QUICK_FIRST = ("unit", "component", "mesh", "e2e", "fuzz", "chaos")
+_QUICK_FIRST = ("unit", "component", "mesh", "e2e", "fuzz", "chaos", "compose")
 _ON_THE_MESH = ("mesh", "e2e", "fuzz", "chaos")
 """They share a mesh or a whole shop, and look at times."""
 

@@ -38,6 +38,9 @@ def python(context: Path, _: str) -> str:
         shutil.copy(shared, local / "lib", follow_symlinks=False)
     for pip in (library / "site-packages").glob("pip*"):
         shutil.copytree(pip, local / "lib" / name / "site-packages" / pip.name, ignore=OF_PYTHON)
+    if shutil.which("strip"):  # as the official ones are
+        libraries = [str(file) for file in local.rglob("*.so*") if not file.is_symlink()]
+        subprocess.run(["strip", "--strip-unneeded", *libraries], check=True)
     (local / "bin" / "pip").write_text('#!/bin/sh\nexec python3 -m pip "$@"\n')
     (local / "bin" / "pip").chmod(0o755)
     return f"the Python {sys.version.partition(' ')[0]} of .venv"

@@ -1,0 +1,5 @@
+"""Lines for whoever waits: the fixture `tell`."""
+
+from collections.abc import Callable
+
+type Tell = Callable[[str], None]

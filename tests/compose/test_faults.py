@@ -1,0 +1,56 @@
+"""Containers that are killed, and services that get another image, while customers buy and read.
+
+`make test-compose` prints the table of docs/faults.md.
+"""
+
+import pytest
+
+from tests.compose.customers import Customers
+from tests.compose.faults import Row, killed, rolled, under
+from tests.compose.project import SERVICES, Project
+
+STORES = {
+    "etcd": "etcd is killed",
+    "nats": "NATS is killed",
+    "postgres": "PostgreSQL is killed",
+    "keycloak": "Keycloak is killed",
+    "mailpit": "The mail server is killed",
+    "telemetry": "The store of telemetry is killed",
+}
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "controlplane"])
+async def test_a_container_that_is_killed_costs_nothing(
+    project: Project, customers: Customers, rows: list[Row], service: str
+) -> None:
+    row = await under(
+        f"Both containers of {service}, one after the other, are killed", killed(service), project, customers
+    )
+    rows.append(row)
+    assert not row.seen.failed
+    assert not row.seen.unanswered, "no call had to be tried again"
+
+
+async def test_an_envoy_that_is_killed_costs_those_who_know_both_a_second_try(
+    project: Project, customers: Customers, rows: list[Row]
+) -> None:
+    rows.append(row := await under("Both Envoys, one after the other, are killed", killed("envoy"), project, customers))
+    assert not row.seen.failed
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "controlplane"])
+async def test_a_rolling_replacement_costs_nothing(
+    project: Project, customers: Customers, rows: list[Row], service: str
+) -> None:
+    row = await under(f"{service} gets another image (deploy/compose/roll)", rolled(service), project, customers)
+    rows.append(row)
+    assert not row.seen.failed
+    assert not row.seen.unanswered, "no call had to be tried again"
+
+
+@pytest.mark.parametrize("service", STORES)
+async def test_a_store_that_is_killed_costs_patience_and_nothing_else(
+    project: Project, customers: Customers, rows: list[Row], service: str
+) -> None:
+    rows.append(row := await under(STORES[service], killed(service), project, customers))
+    assert not row.seen.failed
