@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import nats.errors
 import nats.js.errors
@@ -29,7 +30,8 @@ from opentelemetry.util.types import AttributeValue
 
 from services.chassis import logs
 from services.chassis.metrics import Counter
-from services.chassis.patience import QUIET, describe, pause_s, told
+from services.chassis.patience import QUIET, Seldom, describe, pause_s, told
+from services.chassis.settings import PasswordFile, PasswordUnreadable
 from services.chassis.tracing import Part, SpanKind, failed, together, traceparent_of, tracing
 from services.chassis.worker import finishing
 from services.refusals import Unavailable
@@ -97,15 +99,18 @@ class Bus:
         self._closed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._begun = False
+        self._refused = Seldom()
         self._inboxes: set[asyncio.Queue[Msg | None]] = set()
         self.connections = 0
         """How often a connection came about: a reader who remembers another number has to look again."""
 
     @classmethod
-    async def connect(cls, url: str, name: str) -> Self:
-        """Returns at once; the connection comes about when NATS is there."""
+    async def connect(cls, url: str, name: str, password: PasswordFile | None = None) -> Self:
+        """Returns at once; the connection comes about when NATS is there. Raises PasswordUnreadable."""
+        if password:
+            password.read()
         bus = cls()
-        bus._keeper = asyncio.create_task(bus._keep_connected(url, name))
+        bus._keeper = asyncio.create_task(bus._keep_connected(url, name, password))
         return bus
 
     @property
@@ -209,7 +214,7 @@ class Bus:
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise BusUnavailable from error
 
-    async def _keep_connected(self, url: str, name: str) -> None:
+    async def _keep_connected(self, url: str, name: str, password: PasswordFile | None) -> None:
         while True:
             self._closed.clear()
             self._begun = True
@@ -225,6 +230,7 @@ class Bus:
                     max_reconnect_attempts=-1,
                     ping_interval=2,
                     pending_size=0,  # else a publish that was given up goes out after the reconnect
+                    **_credentials(url, password),
                 )
                 await self._on_connection()
                 await self._closed.wait()
@@ -247,8 +253,29 @@ class Bus:
     async def _on_error(self, error: Exception) -> None:
         if self.connected:
             log.warning("NATS reports an error", error=describe(error))
+        elif _is_about_who_we_are(error):  # waiting does not mend it
+            if self._refused.may():
+                log.warning("NATS refuses the connection", error=describe(error))
         else:  # each attempt to connect
             log.debug("NATS is away", error=describe(error))
+
+
+def _credentials(url: str, password: PasswordFile | None) -> dict[str, Any]:
+    """What nats-py is to send with each connection; without a file, what the URL says."""
+    if password is None:
+        return {}
+
+    def read() -> str:
+        try:
+            return password.read()
+        except PasswordUnreadable as error:  # of nats-py's own kinds: else it would never connect again
+            raise nats.errors.Error(str(error)) from error
+
+    return {"user": unquote(urlsplit(url).username or ""), "password": read}
+
+
+def _is_about_who_we_are(error: Exception) -> bool:
+    return isinstance(error.__cause__, PasswordUnreadable) or "authorization violation" in str(error).lower()
 
 
 class _Pull:
@@ -413,8 +440,8 @@ class Looking:
     AT_ONCE = 1000
     ANSWER_S = 5.0
 
-    def __init__(self, url: str) -> None:
-        self._url, self._client = url, Client()
+    def __init__(self, url: str, password: PasswordFile | None = None) -> None:
+        self._url, self._password, self._client = url, password, Client()
         self._stream = self._client.jetstream(timeout=self.ANSWER_S)
 
     async def __aenter__(self) -> Self:
@@ -430,8 +457,10 @@ class Looking:
                     max_reconnect_attempts=1,  # to connect at all
                     reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type]  # a float is as good
                     error_cb=quiet,
+                    **_credentials(self._url, self._password),
                 )
         except (nats.errors.Error, TimeoutError, OSError) as error:
+            await self.__aexit__()  # what refuses us is connected
             raise BusUnavailable from error
         return self
 

@@ -21,7 +21,7 @@ import orjson
 from services.chassis import logs
 from services.chassis.metrics import Gauge
 from services.chassis.patience import QUIET, describe, pause_s
-from services.chassis.settings import CannotStart
+from services.chassis.settings import CannotStart, PasswordFile, PasswordUnreadable
 from services.chassis.statements import TracedConnection
 from services.refusals import Unavailable
 
@@ -83,8 +83,8 @@ class MigrationChanged(CannotStart):
 class Database:
     """One database of one process; statements are autocommit, at most `size` at a time."""
 
-    def __init__(self, url: str, size: int) -> None:
-        self._url = url
+    def __init__(self, url: str, size: int, password: PasswordFile | None = None) -> None:
+        self._url, self._password = url, password
         self._free: list[Connection | None] = [None] * size
         """Unused places; the last used one is taken first. None is a place that was never connected."""
         self._queue: deque[tuple[float, asyncio.Future[Connection | None]]] = deque()
@@ -94,9 +94,11 @@ class Database:
         self._sweeper: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def connect(cls, url: str, size: int = 8) -> Self:
-        """Waits for a server that is away, for ever; cancel it to give up."""
-        database = cls(url, size)
+    async def connect(cls, url: str, size: int = 8, password: PasswordFile | None = None) -> Self:
+        """Waits for a server that is away, for ever; cancel it to give up. Raises PasswordUnreadable."""
+        if password:
+            password.read()
+        database = cls(url, size, password)
         database._sweep()
         for attempt in itertools.count():
             try:
@@ -258,12 +260,13 @@ class Database:
         try:
             connection = await asyncpg.connect(
                 self._url,
+                password=self._password.read() if self._password else None,
                 timeout=CONNECT_S,
                 connection_class=TracedConnection,
                 max_cached_statement_lifetime=0,  # else a timer per statement
                 server_settings=_SERVER_SETTINGS,
             )
-        except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, PasswordUnreadable) as error:
             raise DatabaseUnavailable from error
         await connection.set_type_codec(
             "jsonb", schema="pg_catalog", format="binary", encoder=_to_jsonb, decoder=_from_jsonb

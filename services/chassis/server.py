@@ -152,7 +152,7 @@ class Process[C: Message]:
 
     async def database(self, package: str) -> Database:
         """The database of this service with the migrations of `package` applied; waits until it is there."""
-        database = await Database.connect(self.settings.database_url)
+        database = await Database.connect(self.settings.database_url, password=self.settings.database_password_file)
         self._held.push_async_callback(database.close)
         await database.migrate(package)
         database.show()
@@ -160,7 +160,7 @@ class Process[C: Message]:
 
     async def bus(self) -> Bus:
         """NATS; returns at once, also while it is away."""
-        bus = await Bus.connect(self.settings.nats_url, self.settings.instance)
+        bus = await Bus.connect(self.settings.nats_url, self.settings.instance, self.settings.nats_password_file)
         self._held.push_async_callback(bus.close)
         return bus
 

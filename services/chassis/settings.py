@@ -28,6 +28,31 @@ class SettingInvalid(CannotStart):
     """A variable of the environment cannot mean anything; the text names it."""
 
 
+class PasswordUnreadable(CannotStart):
+    """There is no password to connect with: a reason not to start, and later an outage, as the file may come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordFile:
+    """A file with a password and nothing else. It is read for each connection, so that a new password is taken up."""
+
+    variable: str
+    """What said where it is."""
+    path: Path
+
+    def read(self) -> str:
+        """Without the newline at its end. Raises PasswordUnreadable, which names the variable."""
+        try:
+            password = self.path.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise PasswordUnreadable(f"{self.variable}={self.path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise PasswordUnreadable(f"{self.variable}={self.path} is no UTF-8 text") from None
+        if not password:
+            raise PasswordUnreadable(f"{self.variable}={self.path} is empty")
+        return password
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One field per variable: `listen` is SHOPMESH_LISTEN. How things behave is configuration, in etcd."""
@@ -44,7 +69,11 @@ class Settings:
     mesh: str
     """Envoy's listener by which services reach each other."""
     database_url: str
+    database_password_file: PasswordFile | None
+    """Of the user that the URL names. None: the server asks for none, or the URL has it."""
     nats_url: str
+    nats_password_file: PasswordFile | None
+    """Of the user that the URL names, in the same way."""
     issuer: str
     """What `iss` of a token must be. The two URLs are how this process reaches it."""
     jwks_url: str
@@ -76,6 +105,9 @@ class Settings:
             host_and_port(f"SHOPMESH_{name}", text := value(name, default))
             return text
 
+        def password(name: str) -> PasswordFile | None:
+            return PasswordFile(f"SHOPMESH_{name}", Path(text)) if (text := value(name, "")) else None
+
         issuer = value("ISSUER", "http://localhost:8180/realms/shop")
         secret = value("CLIENT_SECRET_FILE", "")
         return cls(
@@ -87,7 +119,9 @@ class Settings:
             etcd=tuple(part.strip() for part in value("ETCD", "127.0.0.1:2379").split(",")),
             mesh=address("MESH", "127.0.0.1:10000"),
             database_url=value("DATABASE_URL", f"postgresql://{service}@127.0.0.1:5433/{service}"),
+            database_password_file=password("DATABASE_PASSWORD_FILE"),
             nats_url=value("NATS_URL", "nats://127.0.0.1:4222"),
+            nats_password_file=password("NATS_PASSWORD_FILE"),
             issuer=issuer,
             jwks_url=value("JWKS_URL", f"{issuer}/protocol/openid-connect/certs"),
             token_url=value("TOKEN_URL", f"{issuer}/protocol/openid-connect/token"),

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 import asyncpg
 
+from services.chassis.settings import PasswordFile, PasswordUnreadable
 from services.story.asking import CannotTell
 
 type Row = asyncpg.Record
@@ -28,7 +29,7 @@ _SETTINGS = {
     "timezone": "UTC",
 }
 
-_UNANSWERED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_UNANSWERED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, PasswordUnreadable)
 """asyncpg says InternalClientError of a statement on a connection whose end it has begun to read."""
 
 
@@ -53,6 +54,8 @@ class Databases:
     urls: Mapping[str, str]
     connect_s: float = CONNECT_S
     statement_s: float = STATEMENT_S
+    password: PasswordFile | None = None
+    """Of the user that the URLs name; None: the server asks for none."""
     _connections: "dict[str, asyncpg.Connection[Row]]" = field(default_factory=dict)
 
     async def __aenter__(self) -> Self:
@@ -60,6 +63,7 @@ class Databases:
             try:
                 self._connections[service] = await asyncpg.connect(
                     url,
+                    password=self.password.read() if self.password else None,
                     timeout=self.connect_s,
                     # For a server that has stopped answering: later than it would give a statement up itself.
                     command_timeout=self.statement_s + self.connect_s,
@@ -100,6 +104,7 @@ class ThoseThatAnswer:
 
     urls: Mapping[str, str]
     within_s: float
+    password: PasswordFile | None = None
     away: dict[str, str] = field(default_factory=dict[str, str])
     _open: dict[str, Databases] = field(default_factory=dict[str, Databases])
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -125,7 +130,7 @@ class ThoseThatAnswer:
         if service not in self.urls:
             self.away[service] = f"nobody said where the database of {service} is (SHOPMESH_POSTGRES)"
             return
-        one = Databases({service: self.urls[service]}, self.within_s, self.within_s)
+        one = Databases({service: self.urls[service]}, self.within_s, self.within_s, self.password)
         try:
             self._open[service] = await self._stack.enter_async_context(one)
         except CannotTell as error:

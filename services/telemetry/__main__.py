@@ -114,7 +114,10 @@ async def serve(places: Places) -> None:
         lens=places.lens,
         databases=urls(places.postgres) if places.postgres else {},
         collector=settings.otlp_endpoint,
+        password=settings.database_password_file,
     )
+    if place.password:
+        place.password.read()  # raises CannotStart: nobody has to look at a page to see that it is missing
     forward = Forward(settings.otlp_endpoint, intake) if settings.otlp_endpoint else None
     async with asyncio.TaskGroup() as tasks:
         # A thread of its own: questions take all of the others.

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from services.chassis import prometheus
-from services.chassis.settings import LOOPBACK
+from services.chassis.settings import LOOPBACK, PasswordFile
 from services.pages.guard import Guarded, policy
 from services.pages.rendering import Renderer
 from services.telemetry.asking import BadQuestion, is_order_name, is_trace_id
@@ -47,6 +47,8 @@ class Place:
     """Of the services that know orders, by service, for a role that only reads."""
     collector: str = ""
     """Where spans and log lines go instead; empty: they are kept here."""
+    password: PasswordFile | None = None
+    """Of that role; None: the databases ask for none."""
 
 
 def application(store: Reading, place: Place, numbers: Callable[[], str] = str) -> ASGIApp:
@@ -59,7 +61,7 @@ def application(store: Reading, place: Place, numbers: Callable[[], str] = str) 
     lens = Lens(place.lens)
     overview = Overview(store, lens, renderer, place.collector)
     api, zipkin, logs = Api(store, place.collector), Zipkin(store, lens, renderer), LogPages(store, renderer)
-    orders = OrderPages(store, place.databases, renderer)
+    orders = OrderPages(store, place.databases, place.password, renderer)
 
     async def metrics(request: Request) -> Response:  # noqa: ARG001
         return Response(await asyncio.to_thread(numbers), media_type=prometheus.CONTENT_TYPE)

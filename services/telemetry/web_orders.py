@@ -9,8 +9,9 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from services.chassis.settings import PasswordFile
 from services.pages.rendering import Renderer
-from services.story.databases import Row, ThoseThatAnswer
+from services.story.databases import SERVICES, Row, ThoseThatAnswer
 from services.story.newest import MOST, Wanted, newest
 from services.story.timeline import Moment, moments, pending
 from services.story.timeline import traces as named_traces
@@ -31,9 +32,11 @@ STATES = ("PENDING_STOCK", "PLACED", "REJECTED", "CANCELLED")
 
 
 class OrderPages:
-    def __init__(self, store: Reading, databases: Mapping[str, str], renderer: Renderer) -> None:
+    def __init__(
+        self, store: Reading, databases: Mapping[str, str], password: PasswordFile | None, renderer: Renderer
+    ) -> None:
         self._store = store
-        self._databases = databases
+        self._databases, self._password = databases, password
         self._renderer = renderer
         self._looks = asyncio.Semaphore(MOST_LOOKS)
 
@@ -53,7 +56,7 @@ class OrderPages:
         except BadQuestion as error:
             wrong = str(error)
         else:
-            async with self._looks, ThoseThatAnswer(_only(self._databases, "order"), DATABASES_S) as databases:
+            async with self._looks, self._answering("order") as databases:
                 rows = await newest(databases, wanted)
                 away = databases.away.get("order", "")
             if id and not rows and not wanted.before:
@@ -78,7 +81,7 @@ class OrderPages:
         if request.path_params["id"] != str(id):
             return RedirectResponse(f"/orders/{id}", 303)
         name = f"orders/{id}"
-        async with self._looks, ThoseThatAnswer(self._databases, DATABASES_S) as databases:
+        async with self._looks, self._answering(*SERVICES) as databases:
             found = await trail(databases, id)
         traces, lines = await asyncio.gather(
             asyncio.to_thread(self._traces, name, found),
@@ -103,6 +106,10 @@ class OrderPages:
             lines=lines,
             more_lines=len(lines) == MOST_LINES,
         )
+
+    def _answering(self, *services: str) -> ThoseThatAnswer:
+        urls = {name: url for name, url in self._databases.items() if name in services}
+        return ThoseThatAnswer(urls, DATABASES_S, self._password)
 
     def _traces(self, name: str, found: Trail) -> list[Sequence[Span]]:
         """Those that name the order, and those that the databases name, oldest first."""
@@ -136,7 +143,3 @@ def _before(request: Request) -> UUID | None:
     """The last order of the page that links here."""
     given = request.query_params.get("before", "")
     return asking.order_id(given) if given else None
-
-
-def _only(databases: Mapping[str, str], service: str) -> Mapping[str, str]:
-    return {name: url for name, url in databases.items() if name == service}

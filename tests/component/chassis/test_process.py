@@ -282,13 +282,15 @@ async def test_it_says_what_it_waits_for_and_can_be_told_to_stop_meanwhile(
         ("SHOPMESH_LISTEN", "127.0.0.1", "product: SHOPMESH_LISTEN must be host:port, not '127.0.0.1'"),
         ("SHOPMESH_LISTEN", "127.0.0.1:{taken}", "SHOPMESH_LISTEN=127.0.0.1:{taken} cannot be bound"),
         ("SHOPMESH_ADVERTISE", "shop.example:1", "SHOPMESH_ADVERTISE must be ip:port or ip"),
+        ("SHOPMESH_DATABASE_PASSWORD_FILE", "/nowhere", "SHOPMESH_DATABASE_PASSWORD_FILE=/nowhere cannot be read"),
     ],
 )
 async def test_what_keeps_it_from_starting_is_told_in_one_line(
     variable: str, value: str, says: str, etcd: EtcdServer, environ: dict[str, str], tmp_path: Path
 ) -> None:
     taken = str(etcd.port)
-    with child(tmp_path, "product-wrong", **environ, **{variable: value.format(taken=taken)}) as process:
+    wrong = {variable: value.format(taken=taken)} | ({"DATABASE_FIRST": "yes"} if "DATABASE" in variable else {})
+    with child(tmp_path, "product-wrong", **environ, **wrong) as process:
         assert await process.ended() == 1
     assert says.format(taken=taken) in process.text()
     assert "Traceback" not in process.text()

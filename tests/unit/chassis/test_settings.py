@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.settings import SettingInvalid, Settings, target_of
+from services.chassis.settings import PasswordUnreadable, SettingInvalid, Settings, target_of
 
 
 def test_an_empty_environment_is_a_local_stack() -> None:
@@ -88,3 +88,33 @@ def test_where_telemetry_is_sent_is_encrypted_only_where_the_endpoint_says_so(
     endpoint: str, target: tuple[str, bool]
 ) -> None:
     assert target_of(endpoint) == target
+
+
+@pytest.mark.parametrize(
+    ("content", "password"), [(b"secret", "secret"), (b"secret\n", "secret"), (b" two words \r\n", " two words ")]
+)
+def test_a_password_is_all_of_its_file_but_the_newline(content: bytes, password: str, tmp_path: Path) -> None:
+    (path := tmp_path / "password").write_bytes(content)
+    settings = Settings.read("order", {"SHOPMESH_NATS_PASSWORD_FILE": str(path)})
+
+    assert settings.database_password_file is None
+    assert settings.nats_password_file is not None
+    assert settings.nats_password_file.read() == password
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "cannot be read: No such file or directory"), (b"\n", "is empty"), (b"\xff", "is no UTF-8 text")],
+)
+def test_a_password_that_cannot_be_had_is_one_line_that_names_the_variable(
+    content: bytes | None, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "password"
+    if content is not None:
+        path.write_bytes(content)
+    settings = Settings.read("order", {"SHOPMESH_DATABASE_PASSWORD_FILE": str(path)})
+
+    assert settings.database_password_file is not None
+    with pytest.raises(PasswordUnreadable) as error:
+        settings.database_password_file.read()
+    assert str(error.value) == f"SHOPMESH_DATABASE_PASSWORD_FILE={path} {says}"
