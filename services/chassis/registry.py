@@ -1,6 +1,7 @@
 """Being found: the record of an instance among the endpoints of its service."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import override
 
 from mesh.v1 import registry_pb2
@@ -17,12 +18,21 @@ class Registration(LeasedRecord):
     """The record of this instance at `<prefix>endpoints/<service>/<instance>`."""
 
     def __init__(
-        self, etcd: Etcd, prefix: str, service: str, instance: str, endpoint: registry_pb2.Endpoint, ttl_s: int = 10
+        self,
+        etcd: Etcd,
+        prefix: str,
+        service: str,
+        instance: str,
+        endpoint: registry_pb2.Endpoint,
+        address: Callable[[], Awaitable[str]] | None = None,
+        ttl_s: int = 10,
     ) -> None:
+        """`address` tells where it is each time that it registers; None: where `endpoint` says."""
         super().__init__(etcd, f"{prefix}endpoints/{service}/{instance}", ttl_s)
         self._endpoint = registry_pb2.Endpoint()
         self._endpoint.CopyFrom(endpoint)
         self._endpoint.state = registry_pb2.Endpoint.STATE_READY
+        self._address = address
 
     @override
     def value(self) -> bytes:
@@ -30,6 +40,8 @@ class Registration(LeasedRecord):
 
     @override
     async def begin(self) -> None:
+        if self._address:
+            self._endpoint.address = await self._address()
         await super().begin()
         log.info("registered", key=self.key, address=self._endpoint.address)
 

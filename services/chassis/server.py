@@ -17,6 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 from mesh.v1 import config_pb2, registry_pb2
 
 from services.chassis import client, logs
+from services.chassis.address import address
 from services.chassis.auth import Keys, Rule, ServiceToken, Tokens, admission, rules_of
 from services.chassis.bus import Bus
 from services.chassis.config import LiveConfig
@@ -30,7 +31,7 @@ from services.chassis.messages import from_duration, violations
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
 from services.chassis.reporting import report
-from services.chassis.settings import CannotStart, Settings, innermost
+from services.chassis.settings import CannotStart, Settings, host_and_port, innermost, joined
 from services.chassis.sizes import SERVER_OPTIONS
 from services.chassis.status import StatusRecord
 from services.chassis.tracing import tracing
@@ -200,16 +201,17 @@ class Process[C: Message]:
         await wire(self)
         # The first calls wait for them otherwise: longer than Envoy does, where the issuer is slow.
         await self._keys.prefetch()
-        address = await self._start()
-        registration = self._registration(address)
+        port = await self._start()
+        registration = self._registration(port)
         self.background("registration", registration.run)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
-        log.info("ready", address=address, version=self.settings.version)
+        host, _ = host_and_port("SHOPMESH_LISTEN", self.settings.listen)
+        log.info("ready", address=joined(host, port), version=self.settings.version)
         await self._stop.wait()
         await self._drain(registration)
 
-    async def _start(self) -> str:
+    async def _start(self) -> int:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = {method.split("/")[1] for method in self._rules}
         add_reflection(self._server, [*services, "grpc.health.v1.Health"])
@@ -221,12 +223,15 @@ class Process[C: Message]:
             raise CannotStart(f"SHOPMESH_LISTEN={self.settings.listen} cannot be bound: {error}") from None
         await self._server.start()
         self._held.push_async_callback(self._server.stop, None)
-        return self.settings.advertised(port)
+        return port
 
-    def _registration(self, address: str) -> Registration:
-        endpoint = registry_pb2.Endpoint(address=address, version=self.settings.version)
+    def _registration(self, port: int) -> Registration:
+        settings = self.settings
+        endpoint = registry_pb2.Endpoint(version=settings.version)
         endpoint.start_time.GetCurrentTime()
-        registration = Registration(self._etcd, self._prefix, self.settings.service, self.settings.instance, endpoint)
+        registration = Registration(
+            self._etcd, self._prefix, settings.service, settings.instance, endpoint, lambda: address(settings, port)
+        )
         self._held.push_async_callback(registration.leave)
         return registration
 

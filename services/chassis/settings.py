@@ -64,7 +64,9 @@ class Settings:
     listen: str
     """`host:port` of the gRPC server; port 0 takes any."""
     advertise: str
-    """`ip:port` or `ip` that others reach it by; empty: what it is bound to."""
+    """`ip:port` or `ip` that others reach it by. Empty: what it is bound to; where that is every address of the
+    machine (0.0.0.0), the one that leads to `mesh`.
+    """
     etcd: tuple[str, ...]
     mesh: str
     """Envoy's listener by which services reach each other."""
@@ -144,10 +146,10 @@ class Settings:
         return bool(self.otlp_endpoint or self.metrics)
 
     def advertised(self, port: int) -> str:
-        """`ip:port` to register for a server that is bound to `port`."""
+        """`ip:port` to register for a server that is bound to `port`. Looks up names: raises OSError, may take long."""
         host, _ = host_and_port("SHOPMESH_LISTEN", self.listen)
         if not self.advertise:
-            return joined(own_ip(towards=self.etcd[0]) if _is_wildcard(host) else _ip_of(host), port)
+            return joined(_own_ip(self.mesh, host) if _is_wildcard(host) else _ip_of(host), port)
         if _is_ip(self.advertise):
             return joined(self.advertise.removeprefix("[").removesuffix("]"), port)
         return self.advertise
@@ -175,11 +177,11 @@ def joined(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def own_ip(towards: str) -> str:
-    """The address of this machine by which it talks to `host:port`: nothing is sent."""
-    family, kind, _, _, address = socket.getaddrinfo(*host_and_port("SHOPMESH_ETCD", towards), type=socket.SOCK_DGRAM)[
-        0
-    ]
+def _own_ip(mesh: str, listen: str) -> str:
+    """The address of this machine by which it talks to `mesh`, `host:port`: nothing is sent."""
+    there = host_and_port("SHOPMESH_MESH", mesh)
+    which = socket.AF_UNSPEC if ":" in listen else socket.AF_INET  # `::` is every address of IPv4, too
+    family, kind, _, _, address = socket.getaddrinfo(*there, family=which, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(address)
         return str(probe.getsockname()[0])

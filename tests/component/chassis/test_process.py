@@ -265,6 +265,24 @@ async def test_a_process_takes_calls_before_anybody_can_prove_who_he_is(tmp_path
         assert await process.ended() == 0
 
 
+async def test_a_process_takes_calls_before_it_knows_where_others_reach_it(
+    environ: dict[str, str], tmp_path: Path, store: Etcd
+) -> None:
+    """Listening at every address, it registers the one that leads to Envoy, whose name may not resolve yet."""
+    everywhere = {"SHOPMESH_LISTEN": "0.0.0.0:0", "SHOPMESH_MESH": "envoy.invalid:10000"}
+    with child(tmp_path, "product-everywhere", **environ, **everywhere) as process:
+        said = await process.said("not registered yet: no address of this machine is known to lead to the mesh")
+        assert (said["mesh"], said["attempts"]) == ("envoy.invalid:10000", 1)
+        port = (await process.said("ready"))["address"].removeprefix("0.0.0.0:")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            assert (await EchoStub(channel).Say(Text(text="hi"))).text == "hi"
+        assert await state_in(store, process.instance) is None
+        begun = time.monotonic()
+        process.tell(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert time.monotonic() - begun < 5
+
+
 async def test_it_says_what_it_waits_for_and_can_be_told_to_stop_meanwhile(
     environ: dict[str, str], tmp_path: Path
 ) -> None:

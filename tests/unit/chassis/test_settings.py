@@ -48,12 +48,13 @@ def test_what_is_set_counts_and_what_is_set_to_nothing_does_not() -> None:
         ("[::]:5000", "[fd00::1]", "[fd00::1]:5000"),
         ("[::]:5000", "[fd00::1]:6000", "[fd00::1]:6000"),
         ("[::1]:0", "", "[::1]:5000"),
-        # Of this machine, the address that leads to etcd.
+        # Of this machine, the address that leads to the mesh.
         ("0.0.0.0:5000", "", "127.0.0.1:5000"),
     ],
 )
 def test_an_address_is_registered_that_others_can_use(listen: str, advertise: str, registered: str) -> None:
-    settings = Settings.read("order", {"SHOPMESH_LISTEN": listen, "SHOPMESH_ADVERTISE": advertise})
+    nowhere = {"SHOPMESH_ETCD": "etcd.invalid:2379"}
+    settings = Settings.read("order", {"SHOPMESH_LISTEN": listen, "SHOPMESH_ADVERTISE": advertise, **nowhere})
 
     assert settings.advertised(5000) == registered
 
