@@ -23,6 +23,7 @@ from services.chassis.bus import Bus
 from services.chassis.config import LiveConfig
 from services.chassis.database import Database
 from services.chassis.draining import HEARD_S, until_no_call_comes
+from services.chassis.early import end_at_once
 from services.chassis.etcd import Etcd
 from services.chassis.http import httpx
 from services.chassis.interceptors import Around, surroundings
@@ -55,6 +56,7 @@ def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"]
     `wire` makes the service out of what Process offers and waits for what it needs. `config` also tells the root of
     all names: for a message of `shop.order.v1` etcd's keys begin with `/shop/`, and errors have the domain `shop`.
     """
+    end_at_once()
     # Read by gRPC when it makes its first server: nobody forks here, and what allows it costs 3 %.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:

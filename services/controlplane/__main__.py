@@ -11,6 +11,7 @@ import uvloop
 from mesh.v1 import registry_pb2
 
 from services.chassis import logs
+from services.chassis.early import end_at_once
 from services.chassis.etcd import Etcd
 from services.chassis.reporting import report
 from services.chassis.settings import CannotStart, Settings, innermost
@@ -109,6 +110,7 @@ def _told(refusal: Refusal) -> registry_pb2.EnvoyRefusal:
 
 def main() -> None:
     """Reads the environment, then serves."""
+    end_at_once()
     try:
         settings = Settings.read(SERVICE, os.environ)
         logs.configure(settings.service, settings.instance)

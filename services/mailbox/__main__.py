@@ -8,6 +8,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from services.chassis import logs
+from services.chassis.early import end_at_once
 from services.chassis.settings import LOOPBACK, host_and_port, joined
 from services.mailbox.shelf import Shelf
 from services.mailbox.smtp import listen
@@ -16,6 +17,7 @@ from services.mailbox.web import application
 
 def main() -> None:
     """Serves on the addresses that the environment names."""
+    end_at_once()
     smtp_host, smtp_port = address("SHOPMESH_SMTP_LISTEN", "127.0.0.1:1025")
     mail_host, mail_port = address("SHOPMESH_MAIL_LISTEN", "127.0.0.1:8025")
     logs.configure("mailbox", os.environ.get("SHOPMESH_INSTANCE") or "mailbox")

@@ -18,6 +18,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from services.chassis import logs, reporting
+from services.chassis.early import end_at_once
 from services.chassis.settings import LOOPBACK, CannotStart, Settings, host_and_port, joined
 from services.chassis.vitals import watch_the_loop
 from services.pages.guard import Guarded
@@ -80,6 +81,7 @@ class Places:
 
 def main() -> None:
     """Serves on the addresses that the environment names. Exits with 1 when it cannot."""
+    end_at_once()
     # Nobody forks here, and what allows it costs time.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     memory.in_one_place()
