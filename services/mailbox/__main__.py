@@ -9,10 +9,11 @@ from starlette.applications import Starlette
 
 from services.chassis import logs
 from services.chassis.early import end_at_once
-from services.chassis.settings import LOOPBACK, host_and_port, joined
+from services.chassis.settings import host_and_port, joined
 from services.mailbox.shelf import Shelf
 from services.mailbox.smtp import listen
 from services.mailbox.web import application
+from services.pages.guard import answering_to
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     smtp_host, smtp_port = address("SHOPMESH_SMTP_LISTEN", "127.0.0.1:1025")
     mail_host, mail_port = address("SHOPMESH_MAIL_LISTEN", "127.0.0.1:8025")
     logs.configure("mailbox", os.environ.get("SHOPMESH_INSTANCE") or "mailbox")
-    shelf = Shelf()
+    shelf, hosts = Shelf(), answering_to(mail_host)
 
     @asynccontextmanager
     async def smtp(_: Starlette) -> AsyncGenerator[None]:
@@ -31,7 +32,7 @@ def main() -> None:
             )
             yield
 
-    app = application(shelf, LOOPBACK | {mail_host}, smtp)
+    app = application(shelf, hosts, smtp)
     uvicorn.run(app, host=mail_host, port=mail_port, log_config=None, access_log=False, timeout_graceful_shutdown=1)
 
 

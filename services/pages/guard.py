@@ -5,12 +5,15 @@ rebinding), by a script's request (Origin), or by loading an answer as a picture
 A link on another site may lead here.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.chassis.settings import LOOPBACK, SettingInvalid
 
 # Nothing runs, and a page loads its own stylesheet only.
 CONTENT_SECURITY_POLICY = {
@@ -27,12 +30,23 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_OF_A_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_:")
 
 
 def policy(**changed: str) -> str:
     """The Content-Security-Policy of our pages with some directives changed: `form_action="'self'"`."""
     directives = CONTENT_SECURITY_POLICY | {name.replace("_", "-"): value for name, value in changed.items()}
     return "; ".join(f"{name} {value}" for name, value in directives.items())
+
+
+def answering_to(listening: str, environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """The names under which pages that listen at this host are to be reached, as Guarded takes them.
+
+    Those of the machine itself, that host, and what SHOPMESH_PAGES_HOSTS adds: names or addresses without a port, with
+    commas between them. Raises SettingInvalid.
+    """
+    others = [name.strip() for name in (environ.get("SHOPMESH_PAGES_HOSTS") or "").split(",")]
+    return LOOPBACK | {listening} | {_added(name) for name in others if name}
 
 
 class Guarded:
@@ -65,6 +79,13 @@ class Guarded:
         if embedded and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return PlainTextResponse("These pages are part of no other site.\n", 403)
         return None
+
+
+def _added(name: str) -> str:
+    known = _hostname(f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name)
+    if known != name.strip("[]").lower() or not set(known) <= _OF_A_NAME:
+        raise SettingInvalid(f"SHOPMESH_PAGES_HOSTS takes names without scheme, port or wildcard, not {name!r}")
+    return known
 
 
 def _hostname(host: str) -> str:

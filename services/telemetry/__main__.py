@@ -21,7 +21,7 @@ from services.chassis import logs, reporting
 from services.chassis.early import end_at_once
 from services.chassis.settings import LOOPBACK, CannotStart, Settings, host_and_port, joined
 from services.chassis.vitals import watch_the_loop
-from services.pages.guard import Guarded
+from services.pages.guard import Guarded, answering_to
 from services.story.databases import urls
 from services.telemetry import memory
 from services.telemetry.counted import count
@@ -112,7 +112,7 @@ async def serve(places: Places) -> None:
     # Each signal comes in by both doors.
     signals = [traces(intake), log_records(intake), metrics(numbers)]
     place = Place(
-        hosts=LOOPBACK | {places.pages[0]},
+        hosts=answering_to(places.pages[0]),
         lens=places.lens,
         databases=urls(places.postgres) if places.postgres else {},
         collector=settings.otlp_endpoint,
