@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from services.cli.process import CannotStart
-from tests.compose.images import contexts
+from tests.compose.images import contexts, observing
 from tests.compose.images.debian import base
 from tests.compose.images.engine import CannotBuild, docker
 
@@ -33,6 +33,10 @@ STAND_INS: dict[str, Callable[[Path, str], str]] = {
     "etcd": contexts.etcd,
     "keycloak": contexts.keycloak,
     "mailpit": contexts.mailpit,
+    "opentelemetry-collector-contrib": observing.collector,
+    "prometheus": observing.prometheus,
+    "jaeger": observing.jaeger,
+    "loki": observing.loki,
 }
 """How the build folder is filled, by the last part of the image's name; its Dockerfile is beside this module."""
 
