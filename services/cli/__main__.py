@@ -19,7 +19,9 @@ from services.cli.deadletters import deadletters
 from services.cli.documents import group
 from services.cli.log_command import logs
 from services.cli.options import with_state
+from services.cli.preparing import prepare
 from services.cli.process import CannotStart
+from services.cli.serving import serve
 from services.cli.settings import HOST, SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
@@ -320,7 +322,7 @@ def explain(state: Path, caller: str, service: str) -> None:
     explain(StateFolder(state.absolute()), caller, service)
 
 
-for command in (scale, drain, restart, canary, deadletters, logs, trace):
+for command in (scale, drain, restart, canary, deadletters, logs, trace, serve, prepare):
     main.add_command(command)
 
 

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ import psutil
 
 from services.cli.downloads import require_space
 from services.cli.process import CannotStart
-from services.cli.settings import SERVICES
+from services.cli.settings import AUDIT, SERVICES
 
 NOBODY = 65534
 SUPERUSER = "postgres"
@@ -39,20 +40,24 @@ SETTINGS = {
     "log_timezone": "UTC",
 }
 
-_ROLES, _NAMES = [*SERVICES, "audit"], list(SERVICES)
-DATABASES = f"""
-select format('create role %I login', name) from unnest(array{_ROLES}) as name
+DATABASES = """
+select format('create role %I login', name) from unnest({roles}) as name
  where not exists (select from pg_roles where rolname = name) \\gexec
-select format('create database %I owner %I', name, name) from unnest(array{_NAMES}) as name
+select format('create database %I owner %I', name, name) from unnest({names}) as name
  where not exists (select from pg_database where datname = name) \\gexec
 select format('revoke connect, temporary on database %I from public; grant connect on database %I to audit', name, name)
-  from unnest(array{_NAMES}) as name \\gexec
+  from unnest({names}) as name \\gexec
 alter role audit set default_transaction_read_only = on;
 alter role audit connection limit 60;
-"""  # noqa: S608 - our own names
+"""
 """A role and a database per service, and `audit`, who may look at the views that the services' migrations grant.
 
 However many look: most of `max_connections` is left to the services."""
+
+
+def databases_script(owners: Sequence[str] = SERVICES) -> str:
+    """For psql: makes what is missing of the databases of these roles."""
+    return DATABASES.format(roles=f"array{[*owners, AUDIT]}", names=f"array{[*owners]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ class Postgres:
 
     def prepare(self) -> None:
         self.made.parent.mkdir(parents=True, exist_ok=True)
-        (self.made.parent / "databases.sql").write_text(DATABASES)
+        (self.made.parent / "databases.sql").write_text(databases_script())
         if self.as_root:
             _copy_programs()
         if not self.made.exists():

@@ -7,6 +7,8 @@ from services.cli.process import CannotStart
 
 HOST = "127.0.0.1"
 SERVICES = ("product", "order", "inventory", "notification")
+AUDIT = "audit"
+"""The role that only looks."""
 
 PORTS = {
     "edge": 8080,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -90,6 +92,7 @@ def grpc_server(signals: Iterable[Signal], listen: str, refused: Callable[[str],
     """Not yet started. `refused` counts requests that are refused, by reason. Raises CannotStart."""
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     server.add_generic_rpc_handlers([_handler(signal, refused) for signal in signals])
+    health_pb2_grpc.add_HealthServicer_to_server(health_aio.HealthServicer(), server)
     try:
         server.add_insecure_port(listen)
     except RuntimeError as error:
