@@ -7,7 +7,7 @@
     audit/                   database-password, nats-password: of who only looks, the command and the pages
     postgres/                superuser-password
     keycloak/                shop-realm.json with the clients' secrets, keycloak.conf with the password of its database
-    nats/                    nats.conf with its users
+    nats/                    nats.conf, which includes its users from users.conf
     envoy/                   bootstrap.yaml
 
 A secret that is there stays; what is rendered from secrets is written anew. `databases` makes roles and databases in
@@ -49,7 +49,7 @@ listen: "0.0.0.0:$port"
 http: "0.0.0.0:8222"
 server_name: shopmesh
 jetstream { store_dir: "/data", sync_interval: always, max_memory_store: 64MB, max_file_store: 4GB }
-authorization { users: [$users] }
+include users.conf
 """)
 
 
@@ -87,13 +87,22 @@ def files(into: Path) -> None:
     _write(into / KEYCLOAK / "keycloak.conf", f"db-password={_read(into / KEYCLOAK / DATABASE_PASSWORD)}\n")
     passwords = {user: _read(into / user / NATS_PASSWORD) for user in ON_NATS}
     users = ", ".join(f"{{user: {user}, password: {json.dumps(of)}}}" for user, of in passwords.items())
-    _write(into / "nats" / "nats.conf", NATS_CONFIG.substitute(port=PORTS["nats"], users=users))
-    bootstrap = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
-        admin_address="0.0.0.0",  # noqa: S104  within the network mesh
-        admin_port=PORTS["envoy-admin"], ads_address="controlplane", ads_port=PORTS["ads"], node_id="envoy",
-    )  # fmt: skip
-    _write(into / "envoy" / "bootstrap.yaml", bootstrap)
+    _write(into / "nats" / "users.conf", f"authorization {{ users: [{users}] }}\n")
+    _write(into / "nats" / "nats.conf", NATS_CONFIG.substitute(port=PORTS["nats"]))
+    _write_bootstrap(into / "envoy", "envoy")
     click.echo(f"secrets and files of {len([*into.iterdir()])} readers are in {into}")
+
+
+@prepare.command()
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where bootstrap.yaml goes."
+)
+def bootstrap(into: Path) -> None:
+    """Render the file that an Envoy called SHOPMESH_INSTANCE starts with, and nothing else.
+
+    SHOPMESH_ADS (host:port) says where the control plane is.
+    """
+    _write_bootstrap(into, os.environ.get("SHOPMESH_INSTANCE") or "envoy")
 
 
 @prepare.command()
@@ -163,6 +172,19 @@ async def _connected(address: str, password: str) -> "asyncpg.Connection[asyncpg
             f"PostgreSQL at {address} was made with another password than the one in SHOPMESH_SECRETS: "
             "bring that volume back, or remove both and begin anew"
         ) from None
+
+
+def _write_bootstrap(folder: Path, node: str) -> None:
+    """Raises CannotStart."""
+    from services.chassis.settings import SettingInvalid, host_and_port
+    from services.cli.envoy_bootstrap import rendered
+
+    try:
+        ads = host_and_port("SHOPMESH_ADS", os.environ.get("SHOPMESH_ADS") or f"controlplane:{PORTS['ads']}")
+    except SettingInvalid as error:
+        raise CannotStart(str(error)) from None
+    # Who may reach the admin page is the network's business.
+    _write(folder / "bootstrap.yaml", rendered(node, admin=("0.0.0.0", PORTS["envoy-admin"]), ads=ads))  # noqa: S104
 
 
 def _secret(file: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from services.cli import keycloak, lens
+from services.cli import envoy_bootstrap, keycloak, lens
 from services.cli.downloads import cache_folder
 from services.cli.etcd import release
 from services.cli.postgres import SUPERUSER, Postgres
@@ -221,9 +221,7 @@ class Stack:
 
     def write_bootstrap(self, name: str, admin: int) -> None:
         """The file that such an Envoy starts with."""
-        bootstrap = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
-            admin_address=HOST, admin_port=admin, ads_address=HOST, ads_port=self.ports["ads"], node_id=name
-        )
+        bootstrap = envoy_bootstrap.rendered(name, admin=(HOST, admin), ads=(HOST, self.ports["ads"]))
         (self.state / f"{name}.yaml").write_text(bootstrap)
 
     def instance(self, release: Release, instance: str) -> Process:
