@@ -3,7 +3,8 @@ ARG PYTHON=3.13.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# strip: debugging symbols in the wheels' libraries would be a tenth of the image.
+# strip: debugging symbols in the wheels' libraries would be a tenth of the image. Any version of it does.
+# hadolint ignore=DL3008
 RUN apt-get update -qq && apt-get install -qq --no-install-recommends binutils >/dev/null
 ARG UV_VERSION=0.13.9
 RUN pip install --quiet --no-cache-dir --root-user-action=ignore --disable-pip-version-check uv==${UV_VERSION}
@@ -24,8 +25,9 @@ RUN uv venv --quiet /tools \
  && uv pip install --quiet --python /tools/bin/python --constraints requirements.lock hatchling maven-artifact psutil
 
 COPY . .
-RUN (cd gen/python && /tools/bin/python -m hatchling build -t wheel -d /wheels >/dev/null) \
- && /tools/bin/python -m hatchling build -t wheel -d /wheels >/dev/null \
+RUN for project in gen/python .; do \
+      uv build --quiet --wheel --no-build-isolation --python /tools/bin/python --out-dir /wheels $project; \
+    done \
  && uv pip install --quiet --python /shopmesh/bin/python --no-deps /wheels/*.whl \
  && /shopmesh/bin/python -m compileall -q -x /pygments/ /shopmesh/lib \
  && XDG_CACHE_HOME=/cache /tools/bin/python -m services.cli.lens >/dev/null \

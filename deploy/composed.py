@@ -46,8 +46,8 @@ def _breaks_a_promise(service: Document) -> Iterator[str]:
     for port in service.get("ports", ()):
         if not PUBLISHED.fullmatch(str(port)):
             yield f"ports: {port} is not ${{SHOPMESH_PUBLIC:-127.0.0.1}}:${{SHOPMESH_PORT_<NAME>:-<port>}}:<port>"
-    for variable in environment(service):
-        if SECRET.search(variable) and not variable.endswith(("_FILE", "_URL")):
+    for variable, value in environment(service).items():
+        if SECRET.search(variable) and not variable.endswith("_URL") and not value.startswith("/"):
             yield f"environment: {variable} looks like a secret: give a file"
 
 

@@ -2,12 +2,12 @@
 
 import os
 import runpy
-import signal
 import socket
 import sys
-from types import FrameType
 
 import click
+
+from services.chassis.early import end_at_once
 
 PROCESSES = ("product", "order", "inventory", "notification", "controlplane", "telemetry")
 INSTANCE = "SHOPMESH_INSTANCE"
@@ -21,13 +21,7 @@ def serve(name: str) -> None:
     What the image runs. Without SHOPMESH_INSTANCE the instance is called NAME-<host name>, which in a container is its
     id: the name stays when the container is started again, and `docker ps` shows it.
     """
-    # The first process of a container has no default handlers: what it does not handle does not end it.
-    signal.signal(signal.SIGTERM, _end)
+    end_at_once()
     os.environ[INSTANCE] = os.environ.get(INSTANCE) or f"{name}-{socket.gethostname()}"
     sys.argv[1:] = []
     runpy.run_module(f"services.{name}", run_name="__main__", alter_sys=True)
-
-
-def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Until the process has a handler of its own: nothing has begun that would have to be ended well."""
-    sys.exit(0)
