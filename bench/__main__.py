@@ -25,6 +25,7 @@ from bench import contenders, costs, mesh, report, telemetry, truth
 from bench.contenders import Contender, Peer, Product
 from bench.load import Order
 from services.cli.identity import access_token
+from services.cli.places import token_url
 from tests.support.shop import Shop, running_shop, started_shop, stop
 
 RESULTS = Path(__file__).parent / "results"
@@ -163,7 +164,7 @@ def main() -> None:
                 else _peer(held, folder, name, issuer, options.fastapi_python)
                 for name in options.contenders
             ]
-            _take_turns(run, taking_part, lambda: [access_token(issuer, user) for user in ("ann", "bob")])
+            _take_turns(run, taking_part, lambda: [access_token(token_url(issuer), user) for user in ("ann", "bob")])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print("\n" + report.tell(run.found))

@@ -32,6 +32,7 @@ from bench.peers import envoy
 from bench.report import SERVICES
 from services.chassis.etcd import Etcd
 from services.cli.identity import access_token
+from services.cli.places import token_url
 from services.cli.settings import HOST
 from services.cli.tether import die_with_parent
 from services.files import resource
@@ -325,7 +326,7 @@ def stocked_shop(
         running_shop(state, "--no-demo-data", environment={**to_sink, **(environment or {})})
     )
     asyncio.run(lift_limits(shop))  # two customers send all orders
-    asyncio.run(stock_up(shop, access_token(issuer_of(shop), "carol")))
+    asyncio.run(stock_up(shop, access_token(token_url(issuer_of(shop)), "carol")))
     return shop
 
 

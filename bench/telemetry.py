@@ -30,6 +30,7 @@ from bench import contenders, costs, report
 from bench.contenders import Product
 from bench.load import Order, percentile
 from services.cli.identity import access_token
+from services.cli.places import token_url
 from tests.support.telemetry import Telemetry
 
 SPANS, LINES, ROUNDS, SECONDS, ASKED = 1_000_000, 1_000_000, 3, 5.0, 50
@@ -250,7 +251,7 @@ def measure_orders(folder: Path, rounds: int, seconds: float) -> list[Found]:
 
 def _orders(contender: Product, seconds: float) -> Found:
     contender.ready()
-    tokens = [access_token(contenders.issuer_of(contender.shop), user) for user in ("ann", "bob")]
+    tokens = [access_token(token_url(contenders.issuer_of(contender.shop)), user) for user in ("ann", "bob")]
     time.sleep(_SETTLED_S)
     pids = contender.pids()
     before = costs.cpu_seconds(pids)

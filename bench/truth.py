@@ -27,6 +27,7 @@ from bench import contenders, costs, report
 from bench.contenders import Product
 from bench.load import Order, percentile
 from services.cli.identity import access_token
+from services.cli.places import token_url
 from tests.support.shop import Shop
 
 BEFORE = "f637c2b"
@@ -83,7 +84,7 @@ class UnderLoad:
 
     def load(self, call: str, concurrency: int, seconds: float = SECONDS, *, drained: bool = True) -> Found:
         """Of one rpc, with all that it causes, and CPU seconds by process. Raises RuntimeError when a call failed."""
-        tokens = [access_token(self._issuer, user) for user in ("ann", "bob")]
+        tokens = [access_token(token_url(self._issuer), user) for user in ("ann", "bob")]
         pids = self.contender.pids()
         ((begun,),) = self.ask("order", "select now()::text")
         before = costs.cpu_seconds(pids)

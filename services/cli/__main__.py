@@ -19,10 +19,11 @@ from services.cli.deadletters import deadletters
 from services.cli.documents import group
 from services.cli.log_command import logs
 from services.cli.options import with_state
+from services.cli.places import launched, places_of
 from services.cli.preparing import prepare
 from services.cli.process import CannotStart
 from services.cli.serving import serve
-from services.cli.settings import HOST, SERVICES, shown
+from services.cli.settings import SERVICES, shown
 from services.cli.state import StateFolder
 from services.cli.steering import drain, restart, scale
 from services.cli.trace_command import trace
@@ -97,7 +98,7 @@ def up(
 @click.option("--wipe", is_flag=True, help="Also remove its data: databases, streams, logs.")
 def down(state: Path, wipe: bool) -> None:
     """Stop the shop of the state folder, wherever it was started."""
-    folder = StateFolder(state.absolute())
+    folder = launched(state, "`docker compose down` or `kubectl delete -k` does it there")
     if (holder := folder.holder()) is None:
         click.echo(f"nothing runs in {shown(state)}")
     else:
@@ -159,9 +160,7 @@ def token(state: Path, user: str) -> None:
     """
     from services.cli.identity import access_token
 
-    folder = StateFolder(state.absolute())
-    folder.ports()
-    click.echo(access_token(folder.read()["issuer"], user))
+    click.echo(access_token(places_of(state).token_url, user))
 
 
 @main.command()
@@ -179,21 +178,19 @@ def order(state: Path, id: str, as_json: bool, watch: bool) -> None:
     SHOPMESH_TOKEN. It goes on by itself when an instance ends or the shop is away.
     """
     from services.cli.order_page import document, page
-    from services.story.databases import Databases, urls
+    from services.story.databases import Databases
     from services.story.trail import trail
 
-    folder = StateFolder(state.absolute())
-    ports, wanted = folder.ports(), order_uuid(id)
+    places, wanted = places_of(state), order_uuid(id)
     if watch:
         from services.cli.following import customers, follow
 
         with contextlib.suppress(KeyboardInterrupt):
-            owners = customers(folder.read()["issuer"])
-            asyncio.run(follow(f"{HOST}:{ports['edge']}", wanted, owners, click.echo))
+            asyncio.run(follow(places.edge, wanted, customers(places.token_url), click.echo))
         return
 
     async def read() -> str:
-        async with Databases(urls(f"{HOST}:{ports['postgres']}")) as databases:
+        async with Databases(places.databases()) as databases:
             found = await trail(databases, wanted)
         return json.dumps(document(wanted, found), indent=1) if as_json else page(wanted, found)
 
@@ -221,8 +218,7 @@ def resend(state: Path, order: str | None, since: str | None) -> None:
     if (order is None) == (since is None):
         raise click.UsageError("say one of the two: an ORDER, or --since TIME")
     what = order_uuid(order) if order else times.since(str(since), datetime.now(UTC))
-    port = StateFolder(state.absolute()).ports()["postgres"]
-    events = asyncio.run(sent_again(f"postgresql://order@{HOST}:{port}/order", what))
+    events = asyncio.run(sent_again(places_of(state).database("order", role="order"), what))
     click.echo(f"{events} event{'' if events == 1 else 's'} will be sent again")
 
 
@@ -248,15 +244,14 @@ def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep:
     from services.cli import times
     from services.cli.audit import look
     from services.cli.audit_page import as_document, page
-    from services.story.databases import urls
 
     if everything and since:
         raise click.UsageError("say one of the two: --since TIME, or --all")
     try:
-        ports = StateFolder(state.absolute()).ports()
+        places = places_of(state)
         begin = None if everything else times.since(since or "24h", datetime.now(UTC))
-        nats = f"nats://{HOST}:{ports['nats']}"
-        report = asyncio.run(look(urls(f"{HOST}:{ports['postgres']}"), nats, since=begin, deep=deep))
+        nats = places.nats_url, places.password("audit", "nats")
+        report = asyncio.run(look(places.databases(), *nats, since=begin, deep=deep))
     except (CannotStart, CannotTell) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -273,9 +268,19 @@ def demo(state: Path) -> None:
     """
     from services.cli.demo import run
 
-    folder = StateFolder(state.absolute())
-    ports = folder.ports()
-    asyncio.run(run(ports, folder.read()["issuer"], click.echo))
+    asyncio.run(run(places_of(state), click.echo))
+
+
+@main.command()
+@with_state
+def demo_data(state: Path) -> None:
+    """Put the demo's products and stock into the shop, as carol; what is there already stays as it is.
+
+    `make run` does it by itself, `docker compose up` too.
+    """
+    from services.cli.demo_data import load
+
+    click.echo(asyncio.run(load(places_of(state))))
 
 
 @main.group(invoke_without_command=True)

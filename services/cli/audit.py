@@ -15,6 +15,7 @@ from itertools import batched
 from uuid import UUID
 
 from services.chassis.bus import BusUnavailable, Looking
+from services.chassis.settings import PasswordFile
 from services.cli.audit_rows import AT_ONCE, BURIED, DEAD_LETTERS, LEDGER, NOW, STOCK, STREAM_KNOWN, cases, slices
 from services.cli.audit_rules import MENDS, Case, Difference, Surroundings, dead_letter, judged, ledger, moment, stock
 from services.cli.audit_stream import STREAM, InStream, differing, mistold, read
@@ -56,6 +57,7 @@ class Report:
 async def look(
     urls: Mapping[str, str],
     nats_url: str,
+    nats_password: PasswordFile | None = None,
     *,
     since: datetime | None = None,
     deep: bool = False,
@@ -74,7 +76,7 @@ async def look(
         report = Report(since, now[0])
         audit = _Audit(databases, report, deep, late, most)
         try:
-            audit.looking = await stack.enter_async_context(Looking(nats_url))
+            audit.looking = await stack.enter_async_context(Looking(nats_url, nats_password))
         except BusUnavailable:
             audit.without_stream()
         suspects = [*await audit.look_at_stream(), *await audit.look_at_all()]

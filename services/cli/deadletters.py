@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from services.cli.options import with_state
-from services.cli.settings import HOST
-from services.cli.state import StateFolder
+from services.cli.places import places_of
 
 if TYPE_CHECKING:
     from services.cli.redriving import Operator, Verb
@@ -60,8 +59,7 @@ def show(state: Path, name: str, as_json: bool) -> None:
     """
     from services.cli.redriving import content, name_of, shown
 
-    database = f"postgresql://audit@{HOST}:{StateFolder(state.absolute()).ports()['postgres']}/notification"
-    told = asyncio.run(content(database, name_of(name)))
+    told = asyncio.run(content(places_of(state).database("notification"), name_of(name)))
     click.echo(json.dumps(told, indent=1) if as_json else shown(told))
 
 
@@ -135,12 +133,11 @@ def _at_the_edge[T](state: Path, ask: "Callable[[Operator], Awaitable[T]]") -> T
     from services.cli.identity import access_token
     from services.cli.redriving import operator
 
-    folder = StateFolder(state.absolute())
-    edge = f"{HOST}:{folder.ports()['edge']}"
-    token = access_token(folder.read()["issuer"], "oscar")
+    places = places_of(state)
+    token = access_token(places.token_url, "oscar")
 
     async def asking() -> T:
-        async with operator(edge, token) as oscar:
+        async with operator(places.edge, token) as oscar:
             return await ask(oscar)
 
     return asyncio.run(asking())

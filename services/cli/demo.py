@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from shop.product.v1 import product_pb2, product_pb2_grpc
 from services.chassis.settings import Settings
 from services.chassis.tracing import Span, SpanKind, rpc_attributes, span, traceparent_of, tracing
 from services.cli.identity import access_token
+from services.cli.places import Places
 from services.cli.process import CannotStart
-from services.cli.settings import HOST
 from services.story.asking import order_uuid
-from services.story.databases import Databases, urls
+from services.story.databases import Databases
 from services.story.trail import Trail, money, trail
 
 CALL_S = 10.0
@@ -49,26 +48,22 @@ class Story:
         return [f"  {at - self.began:6.3f} s  {where:15} {what}" for at, where, what in sorted(self.steps)]
 
 
-async def run(ports: dict[str, int], issuer: str, tell: Callable[[str], None]) -> None:
+async def run(places: Places, tell: Callable[[str], None]) -> None:
     """Tells the whole story, or as far as it goes. Raises CannotStart when a step fails."""
-    if not {"telemetry", "otlp"} <= ports.keys():
-        raise CannotStart("the shop was started by a version without traces: start it again")
-    story = Story()
-    with _traced(ports):
+    page, story = f"http://{places.telemetry}/orders", Story()
+    with _traced(places.otlp_endpoint):
         try:
-            order_id = await _live(ports, issuer, story)
+            order_id = await _live(places, story)
         finally:
             for line in story.lines():
                 tell(line)
     asks = f"shopmesh order {order_id}", f"shopmesh trace --order {order_id}", f"shopmesh logs --order {order_id}"
-    page = f"http://{HOST}:{ports['telemetry']}/orders/{order_id}"
-    tell("\n  more:  " + "\n         ".join((page, *asks)))
+    tell("\n  more:  " + "\n         ".join((f"{page}/{order_id}", *asks)))
 
 
 @contextmanager
-def _traced(ports: dict[str, int]) -> Iterator[None]:
+def _traced(endpoint: str) -> Iterator[None]:
     """The traces of the two calls begin with their caller, and are recorded whatever share of others is."""
-    endpoint = os.environ.get("SHOPMESH_OTLP_ENDPOINT") or f"http://{HOST}:{ports['otlp']}"
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it is no matter of the story when nobody listens
     tracing.export(Settings.read("demo", {"SHOPMESH_INSTANCE": "demo", "SHOPMESH_OTLP_ENDPOINT": endpoint}), "shop")
     try:
@@ -79,20 +74,24 @@ def _traced(ports: dict[str, int]) -> Iterator[None]:
 
 @contextmanager
 def _calling(method: str, token: str) -> Iterator[tuple[Span, tuple[tuple[str, str], ...]]]:
-    """The span of a call to `/package.Service/Method`, and the metadata that the call has to have."""
+    """The span of a call to `/package.Service/Method`, and the metadata that the call has to have.
+
+    Where nobody takes our spans, the edge is to decide whether it records a trace.
+    """
     with span(method[1:], SpanKind.CLIENT, attributes=rpc_attributes(method)) as asked:
-        yield asked, (("authorization", f"Bearer {token}"), ("traceparent", traceparent_of(asked) or ""))
+        traced = (("traceparent", traceparent_of(asked) or ""),) if asked.is_recording() else ()
+        yield asked, (("authorization", f"Bearer {token}"), *traced)
         asked.set_attribute("rpc.response.status_code", "OK")
 
 
-async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
+async def _live(places: Places, story: Story) -> UUID:
     """Places the order through the edge, follows it to the mail, and cancels it again."""
-    token = await asyncio.to_thread(access_token, issuer, "ann")
+    token = await asyncio.to_thread(access_token, places.token_url, "ann")
     story.step("keycloak", f"gave ann an access token of {len(token)} characters")
     async with (
-        grpc.aio.insecure_channel(f"{HOST}:{ports['edge']}", options=NO_PROXY) as edge,
-        Databases(urls(f"{HOST}:{ports['postgres']}")) as databases,
-        httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{HOST}:{ports['mail']}") as mail,
+        grpc.aio.insecure_channel(places.edge, options=NO_PROXY) as edge,
+        Databases(places.databases()) as databases,
+        httpx.AsyncClient(trust_env=False, timeout=CALL_S, base_url=f"http://{places.mail}") as mail,
     ):
         try:
             lines = await _choose(edge, story)
@@ -105,7 +104,7 @@ async def _live(ports: dict[str, int], issuer: str, story: Story) -> UUID:
     for when, where, what in _told(followed):
         story.step(where, what, when)
     for when, subject in arrived:
-        story.step("mailbox", f"has “{subject}”: http://{HOST}:{ports['mail']}", when)
+        story.step("mailbox", f"has “{subject}”: http://{places.mail}", when)
     return order_uuid(order.name)
 
 

@@ -1,6 +1,7 @@
 """The products and the stock that a new shop opens with, put there by carol through the edge.
 
-`python -m services.cli.demo_data EDGE ISSUER` runs beside the supervisor, which keeps gRPC out of its own process.
+`python -m services.cli.demo_data` runs beside the supervisor, which keeps gRPC out of its own process, and goes by the
+environment; `shopmesh demo-data` does the same in any shop.
 Each call carries a request id that never changes, so whatever was loaded before stays as it is.
 """
 
@@ -20,6 +21,7 @@ from shop.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
 from services.cli.identity import NoAnswer, access_token
+from services.cli.places import Places
 from services.cli.process import CannotStart
 
 AT_ONCE = 8
@@ -62,17 +64,17 @@ def demo_products() -> list[DemoProduct]:
     ]
 
 
-async def load(edge: str, issuer: str) -> str:
+async def load(places: Places) -> str:
     """Returns what is there now. Raises CannotStart when a call is refused or the mesh does not take it in time."""
     give_up = time.monotonic() + DEADLINE_S
-    metadata = (("authorization", f"Bearer {await patient_token(issuer, give_up)}"),)
+    metadata = (("authorization", f"Bearer {await patient_token(places.token_url, give_up)}"),)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def call(method: Callable[..., Any], request: object) -> None:
         async with gate:
             await _call(method, request, metadata, give_up)
 
-    async with grpc.aio.insecure_channel(edge) as channel:
+    async with grpc.aio.insecure_channel(places.edge) as channel:
         catalog = product_pb2_grpc.ProductServiceStub(channel)
         stock = inventory_pb2_grpc.InventoryServiceStub(channel)
         products = demo_products()
@@ -88,11 +90,11 @@ async def load(edge: str, issuer: str) -> str:
     return f"{len(products)} products, {len(products)} stocked"
 
 
-async def patient_token(issuer: str, give_up: float) -> str:
+async def patient_token(url: str, give_up: float) -> str:
     """Carol's. The first one can take long on a machine that starts everything at once."""
     while True:
         try:
-            return await asyncio.to_thread(access_token, issuer, "carol")
+            return await asyncio.to_thread(access_token, url, "carol")
         except NoAnswer:
             if time.monotonic() > give_up:
                 raise
@@ -118,9 +120,8 @@ async def _call(
 
 def main() -> None:
     """Loads, and says in its last line what is there or why it is not."""
-    edge, issuer = sys.argv[1:]
     try:
-        print(asyncio.run(load(edge, issuer)))
+        print(asyncio.run(load(Places.of_environment())))
     except CannotStart as error:
         sys.exit(str(error))
 

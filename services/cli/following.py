@@ -29,13 +29,13 @@ type Tokens = Callable[[], str]
 """Gives a fresh access token each time; may raise CannotStart."""
 
 
-def customers(issuer: str) -> Iterator[Tokens]:
+def customers(token_url: str) -> Iterator[Tokens]:
     """Whose order it may be: who owns the token in SHOPMESH_TOKEN, else the demo users."""
     if given := os.environ.get(TOKEN_VARIABLE):
         yield lambda: given
     else:
         for user in CUSTOMERS:
-            yield partial(access_token, issuer, user)
+            yield partial(access_token, token_url, user)
 
 
 async def follow(edge: str, order: UUID, owners: Iterator[Tokens], tell: Callable[[str], None]) -> None:

@@ -12,16 +12,16 @@ class NoAnswer(CannotStart):
     """Keycloak is away, or has too much to do just now."""
 
 
-def access_token(issuer: str, user: str) -> str:
-    """A fresh access token of a demo user, whose password is their name. Raises CannotStart, NoAnswer."""
+def access_token(url: str, user: str) -> str:
+    """A fresh access token of a demo user, whose password is their name, from there. Raises CannotStart, NoAnswer."""
     question = {"grant_type": "password", "client_id": CLIENT, "username": user, "password": user}
     try:
-        # No proxy from the environment: Keycloak runs on this machine.
+        # No proxy from the environment: Keycloak is on this machine, or in the network of the containers.
         with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
-            answer = client.post(f"{issuer}/protocol/openid-connect/token", data=question)
+            answer = client.post(url, data=question)
     except httpx.TransportError:
         raise NoAnswer(
-            f"no answer from Keycloak at {issuer}: see `shopmesh status` and `shopmesh logs keycloak`"
+            f"no answer from Keycloak at {url}: see `shopmesh status` and its log (`shopmesh logs keycloak`)"
         ) from None
     if answer.status_code in (400, 401) and "invalid_grant" in answer.text:
         raise CannotStart(f"Keycloak knows no demo user {user}: there are ann, bob, carol and oscar")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from services.cli.options import with_state
+from services.cli.places import is_elsewhere, places_of
 from services.cli.process import CannotStart
-from services.cli.settings import HOST, shown
+from services.cli.settings import shown
 from services.cli.state import StateFolder
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def logs(
 
     For example: shopmesh logs order --level warning --since 10m
 
-    Asks the store that `make run` keeps, which has the lines of longer ago; when that does not answer, it reads the
-    files that the launcher writes, and says so.
+    Asks the store of the shop's telemetry, which has the lines of longer ago; when that does not answer, it reads the
+    files that the launcher writes, where the launcher runs the shop, and says so.
     """
     from services.cli.log_search import Files, Wanted, order_name, trace_id
 
@@ -73,59 +74,62 @@ def logs(
         until_ns=_time(until) if until else None,
         limit=limit,
     )
-    folder = StateFolder(state.absolute())
-    files = Files(folder.logs)
-    if not files.names():
+    files = None if is_elsewhere() else Files(StateFolder(state.absolute()).logs)
+    if files and not files.names():
         raise CannotStart(f"nothing is logged in {shown(state)}: no shop has run there yet")
     try:
-        _show(folder, files, wanted, _teller(as_json=as_json), follow=follow)
+        _show(state, files, wanted, _teller(as_json=as_json), follow=follow)
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         pass
 
 
-def _show(folder: StateFolder, files: "Files", wanted: "Wanted", tell: "Tell", *, follow: bool) -> None:
+def _show(state: Path, files: "Files | None", wanted: "Wanted", tell: "Tell", *, follow: bool) -> None:
     """Raises CannotStart for what cannot be asked."""
-    from services.cli.log_search import Away, Store
+    from services.cli.log_search import Away
 
-    source: Source = files
     try:
-        source = Store(f"{HOST}:{_port(folder)}")
+        source = _store(state)
         found = source.newest(wanted)
     except Away as away:
-        source = _instead(files, folder, away)
+        source = _instead(files, away)
         found = source.newest(wanted)
-    if not found and wanted.service and wanted.service not in files.names():
+    if not found and files and wanted.service and wanted.service not in files.names():
         raise CannotStart(f"nothing is logged for {wanted.service}: there is {', '.join(files.names())}")
     if not found and not follow:
         click.echo("no line matches", err=True)
-    last_ns = tell(found)
+    last_ns, waiting = tell(found), False
     while follow:
         time.sleep(FOLLOW_EVERY_S)
         try:
-            found = source.later(wanted)
+            found, waiting = source.later(wanted), False
         except Away as away:
-            source = _instead(files, folder, away)
+            if files is None:
+                if not waiting:
+                    click.echo(f"{away}: waiting", err=True)
+                waiting = True
+                continue
+            source = _instead(files, away)
             found = source.newest(replace(wanted, since_ns=max(wanted.since_ns, last_ns + 1)))
         last_ns = max(last_ns, tell(found))
 
 
-def _instead(files: "Files", folder: StateFolder, away: Exception) -> "Files":
-    click.echo(f"{away}: these lines are from the files in {shown(folder.logs)}", err=True)
+def _instead(files: "Files | None", away: Exception) -> "Source":
+    """Raises CannotStart where there are no files."""
+    if files is None:
+        raise CannotStart(f"{away}: see `shopmesh status`; the containers' own logs have what they said")
+    click.echo(f"{away}: these lines are from the files in {shown(files.folder)}", err=True)
     return files
 
 
-def _port(folder: StateFolder) -> int:
-    """Of the store. Raises Away when it cannot be there."""
-    from services.cli.log_search import Away
+def _store(state: Path) -> "Source":
+    """Raises Away when no shop runs here."""
+    from services.cli.log_search import Away, Store
 
-    if folder.holder() is None:
+    if not is_elsewhere() and StateFolder(state.absolute()).holder() is None:
         raise Away("no shop runs here")
-    port = folder.read()["ports"].get("telemetry")
-    if port is None:
-        raise Away("this shop has no store of log lines")
-    return int(port)
+    return Store(places_of(state).telemetry)
 
 
 def _time(text: str) -> int:

@@ -127,13 +127,13 @@ class Files:
     """Reads what the supervisor keeps. Remembers how far it has read, and the traces of an order."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._places: dict[str, Place] = {}
         self._traces: set[str] = set()
 
     def names(self) -> list[str]:
         """Services and instances that have logged anything."""
-        found = parts(self._folder)
+        found = parts(self.folder)
         return sorted({*found, *map(service_of, found)})
 
     def newest(self, wanted: Wanted) -> list[Line]:
@@ -162,8 +162,8 @@ class Files:
     def _read(self, places: dict[str, Place]) -> Iterator[Line]:
         """Lines since these places, which move along."""
         now_ns = time.time_ns()
-        for part in parts(self._folder):
-            for batch in batches(self._folder, part, places.get(part)):
+        for part in parts(self.folder):
+            for batch in batches(self.folder, part, places.get(part)):
                 places[part] = batch.place
                 yield from (said(raw, part, now_ns) for raw in batch.lines if raw)
 

@@ -248,10 +248,11 @@ class Stack:
         )
 
     def _demo_data(self) -> Process:
+        places = {"SHOPMESH_EDGE": f"{HOST}:{self.ports['edge']}", "SHOPMESH_ISSUER": self.issuer}
         return Process(
             "demo data",
-            (sys.executable, "-m", "services.cli.demo_data", f"{HOST}:{self.ports['edge']}", self.issuer),
-            environment=_environment(),
+            (sys.executable, "-m", "services.cli.demo_data"),
+            environment=_environment(places),
             needs=("keycloak", "envoy", "product", "inventory"),
             once=True,
         )

@@ -6,7 +6,7 @@ import click
 
 from services.cli.control import ask
 from services.cli.options import with_state
-from services.cli.state import StateFolder
+from services.cli.places import launched
 
 
 @click.command()
@@ -63,9 +63,16 @@ def restart(state: Path, name: str) -> None:
     _do(state, "restart", name=name)
 
 
+_ELSEWHERE = {
+    "scale": "`docker compose up -d --scale order=2` or `kubectl scale deployment/order --replicas=2` does it there",
+    "drain": "whatever stops a container drains it: `docker stop CONTAINER`, `kubectl delete pod NAME`",
+    "restart": "`docker compose restart order` or `kubectl rollout restart deployment/order` does it there",
+}
+
+
 def _do(state: Path, what: str, **facts: object) -> None:
     try:
-        for said in ask(StateFolder(state.absolute()), what, **facts):
+        for said in ask(launched(state, _ELSEWHERE[what]), what, **facts):
             click.echo(said)
     except KeyboardInterrupt:
         raise click.ClickException("not waited for; it goes on in the shop, see `shopmesh status`") from None

@@ -8,9 +8,7 @@ from pathlib import Path
 import click
 
 from services.cli.options import with_state
-from services.cli.process import CannotStart
-from services.cli.settings import HOST
-from services.cli.state import StateFolder
+from services.cli.places import places_of
 
 
 @click.command()
@@ -33,10 +31,7 @@ def trace(state: Path, id: str | None, order: str | None, as_json: bool) -> None
     from services.cli.trace import asked, client, pictures, terminal_width, wanted
 
     trace_id, order_id = wanted(id, order)
-    port = StateFolder(state.absolute()).ports().get("telemetry")
-    if port is None:
-        raise CannotStart("the shop was started by a version without traces: start it again")
-    with client(f"http://{HOST}:{port}") as pages:
+    with client(f"http://{places_of(state).telemetry}") as pages:
         traces = asked(pages, trace_id, order_id)
     lines = [json.dumps(traces, indent=1)] if as_json else pictures(traces, order_id, terminal_width())
     try:

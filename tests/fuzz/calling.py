@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 from services.cli import keycloak
 from services.cli.identity import access_token
+from services.cli.places import token_url
 from services.controlplane.contract import Rpc
 from tests.fuzz.contracts import RPCS, Called
 from tests.fuzz.known import Known
@@ -115,7 +116,7 @@ class Outside:
     def token(self, caller: str) -> str:
         made, token = self._tokens.get(caller, (float("-inf"), ""))
         if time.monotonic() - made > TOKENS_S:
-            token = access_token(self.issuer, caller) if caller in USERS else self._of_service(caller)
+            token = access_token(token_url(self.issuer), caller) if caller in USERS else self._of_service(caller)
             self._tokens[caller] = time.monotonic(), token
         return token
 
@@ -130,7 +131,7 @@ class Outside:
     def _of_service(self, service: str) -> str:
         asked = {"grant_type": "client_credentials", "client_id": service, "client_secret": keycloak.secret(service)}
         with httpx.Client(trust_env=False, timeout=DEADLINE_S) as http:
-            answer = http.post(f"{self.issuer}/protocol/openid-connect/token", data=asked)
+            answer = http.post(token_url(self.issuer), data=asked)
         return str(answer.raise_for_status().json()["access_token"])
 
     def _channel(self, address: str) -> grpc.Channel:

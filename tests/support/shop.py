@@ -33,11 +33,15 @@ class Shop:
     supervisor: subprocess.Popen[str]
     said: list[str]
 
-    def command(self, *words: str, check: bool = True, deadline_s: float = DEADLINE_S) -> str:
-        """What `shopmesh WORDS` prints. Raises AssertionError when it fails, unless told not to check."""
+    def command(self, *words: str, check: bool = True, deadline_s: float = DEADLINE_S, elsewhere: bool = False) -> str:
+        """What `shopmesh WORDS` prints. Raises AssertionError when it fails, unless told not to check.
+
+        `elsewhere`: as in a container beside the shop, told by its environment and without the folder.
+        """
+        where = self.elsewhere if elsewhere else {"SHOPMESH_STATE": str(self.state)}
         done = subprocess.run(
             [sys.executable, "-m", "services.cli", *words],
-            env={**os.environ, "SHOPMESH_STATE": str(self.state)},
+            env={**os.environ, **where},
             capture_output=True,
             text=True,
             timeout=deadline_s,
@@ -46,6 +50,23 @@ class Shop:
         if check:
             assert done.returncode == 0, f"shopmesh {' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    @property
+    def elsewhere(self) -> dict[str, str]:
+        """What the environment of a command has to tell that does not know the folder."""
+        at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
+        return {
+            "SHOPMESH_STATE": "/nowhere",
+            "SHOPMESH_EDGE": at["edge"],
+            "SHOPMESH_MESH": at["mesh"],
+            "SHOPMESH_ETCD": at["etcd"],
+            "SHOPMESH_ENVOY_ADMIN": at["envoy-admin"],
+            "SHOPMESH_POSTGRES": at["postgres"],
+            "SHOPMESH_NATS_URL": f"nats://{at['nats']}",
+            "SHOPMESH_MAIL": at["mail"],
+            "SHOPMESH_TELEMETRY": at["telemetry"],
+            "SHOPMESH_ISSUER": self.issuer,
+        }
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """The rows of `status --json`, by name."""

@@ -1,13 +1,14 @@
 import pytest
 
 from services.cli.demo import run
+from services.cli.places import Places
 from services.cli.process import CannotStart
 
 
-async def test_a_shop_that_an_older_version_started_is_told_apart() -> None:
+async def test_a_shop_without_a_store_of_traces_is_told_before_anything_is_bought() -> None:
     told = list[str]()
 
-    with pytest.raises(CannotStart, match="by a version without traces: start it again"):
-        await run({"edge": 1, "mail": 2}, "http://127.0.0.1:3", told.append)
+    with pytest.raises(CannotStart, match="SHOPMESH_TELEMETRY"):
+        await run(Places({"edge": "127.0.0.1:1", "mail": "127.0.0.1:2"}), told.append)
 
     assert told == []
