@@ -42,7 +42,7 @@ run: $(ENVIRONMENT) ## start the whole shop in the foreground; Ctrl-C stops it (
 	@exec $(BIN)/shopmesh up $(ARGS)
 
 test: $(ENVIRONMENT) ## all tests but chaos, also while a shop runs (ARGS: options of pytest)
-	@$(BIN)/python -m pytest -n 2 --max-worker-restart 0 $(ARGS)
+	@env -u SHOPMESH_TARGET $(BIN)/python -m pytest -n 2 --max-worker-restart 0 $(ARGS)
 
 chaos: $(ENVIRONMENT) ## the tests that kill, stop and cut off parts of a shop
 	@$(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -101,7 +101,7 @@ async def test_nothing_secret_is_kept(
         ]
 
     async def told() -> bool:
-        return bool(await spans_of(shop, planted))
+        return bool(await spans_of(shop.pages, planted))
 
     async def read() -> dict[str, set[str]]:
         hits = await found(shop, marks)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import grpc
+import pytest
 from shop.order.v1 import order_pb2, order_pb2_grpc
 
 from tests.support.otlp import Span
@@ -16,6 +17,7 @@ from tests.support.shop_fixtures import Bearer, Stocked, order_of
 from tests.support.waiting import eventually
 
 CALLER = "b7ad6b7169203331"
+TRIES = 20
 
 PLACED = """\
 envoy         SERVER    shop.order.v1.OrderService/PlaceOrder
@@ -83,7 +85,7 @@ def sort_of(span: Span) -> str:
 
 
 async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_done(
-    shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
+    pages: str, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
 ) -> None:
     product = await stocked(5)
 
@@ -93,7 +95,7 @@ async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_don
         order = (await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(order_of(product), metadata=called)).order
 
         async def whole() -> list[Span]:
-            spans = await spans_of(shop, trace_id)
+            spans = await spans_of(pages, trace_id)
             # What is done for several orders at once is in the trace of one of them. Another test may have had that.
             if not any(span.links for span in spans):
                 assert "".join(drawn(spans)) == PLACED
@@ -101,9 +103,12 @@ async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_don
 
         return trace_id, order, await eventually(whole, "every span has its parent, the first one the caller")
 
-    trace_id, order, spans = await placed()
-    while any(span.links for span in spans):
+    for _ in range(TRIES):
         trace_id, order, spans = await placed()
+        if not any(span.links for span in spans):
+            break
+    else:
+        pytest.skip(f"in each of {TRIES} traces something was done for other people's orders as well")
     assert len(spans) == PLACED.count("\n"), "and no other is there"
     ours = [span for span in spans if span.service != "envoy"]
     assert {(span.name, *sorted(span.attributes.keys() - {"shop.order"})) for span in ours} == {
@@ -115,10 +120,24 @@ async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_don
     assert [span.attributes["rpc.response.status_code"] for span in ours if sort_of(span) == "rpc"] == ["OK"] * 7
 
     async def said() -> bool:
-        lines = await lines_of(shop, trace=trace_id)
+        lines = await lines_of(pages, trace=trace_id)
         calls = {(line["service"], line["order"]) for line in lines if line["message"] == "call"}
         assert calls >= {("order", order.name), ("inventory", order.name), ("product", ""), ("envoy", "")}
         return [line["order"] for line in lines if line["message"] == "mail sent"] == [order.name]
+
+    await eventually(said, "what was said in it has arrived")
+
+
+async def test_the_command_draws_the_trace_of_an_order(
+    shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
+) -> None:
+    trace_id, product = uuid.uuid4().hex, await stocked(1)
+    called = (*bearer("ann"), ("traceparent", f"00-{trace_id}-{CALLER}-01"))
+    order = (await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(order_of(product), metadata=called)).order
+
+    async def said() -> bool:
+        lines = await lines_of(shop.pages, trace=trace_id, order=order.name)
+        return "mail sent" in {line["message"] for line in lines}
 
     await eventually(said, "what was said in it has arrived")
     seen = shop.command("trace", "--order", order.name)
@@ -129,7 +148,7 @@ async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_don
 
 
 async def test_a_refusal_tells_its_reason_and_is_no_error_of_the_one_who_refuses(
-    shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
+    pages: str, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
 ) -> None:
     trace_id, product = uuid.uuid4().hex, await stocked(0)
     called = (*bearer("ann"), ("traceparent", f"00-{trace_id}-{CALLER}-01"))
@@ -138,7 +157,7 @@ async def test_a_refusal_tells_its_reason_and_is_no_error_of_the_one_who_refuses
     assert refused.reason == "OUT_OF_STOCK"
 
     async def told() -> set[tuple[str | None, ...]]:
-        ours = [span for span in await spans_of(shop, trace_id) if span.attributes.get("shop.reason")]
+        ours = [span for span in await spans_of(pages, trace_id) if span.attributes.get("shop.reason")]
         assert len(ours) == 3
         return {
             (span.service, span.kind, span.status, *map(span.attributes.get, ("shop.reason", "error.type")))
@@ -153,14 +172,14 @@ async def test_a_refusal_tells_its_reason_and_is_no_error_of_the_one_who_refuses
 
 
 async def test_each_call_about_an_order_has_its_trace_and_leads_to_its_own_mail(
-    shop: Shop, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
+    pages: str, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked
 ) -> None:
     orders = order_pb2_grpc.OrderServiceStub(edge)
     order = (await orders.PlaceOrder(order_of(await stocked(1)), metadata=bearer("ann"))).order
     await orders.CancelOrder(order_pb2.CancelOrderRequest(name=order.name), metadata=bearer("ann"))
 
     async def both() -> list[set[str]]:
-        names = [{span.name for span in trace} for trace in await traces_of(shop, order.name)]
+        names = [{span.name for span in trace} for trace in await traces_of(pages, order.name)]
         told = {"shop.order.v1.OrderService/CancelOrder", "process shop.order.v1.OrderCancelled", "settle"}
         assert [each for each in names if each >= told]
         return [each for each in names if "shop.order.v1.OrderService/PlaceOrder" in each]

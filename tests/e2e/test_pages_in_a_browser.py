@@ -10,7 +10,6 @@ from playwright.async_api import Browser, Page, expect
 from shop.order.v1 import order_pb2_grpc
 
 from tests.support.chromium import HOW_TO_GET_ONE, chromium, running_chromium
-from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -46,10 +45,10 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def visit(browser: Browser, shop: Shop) -> AsyncIterator[Visit]:
+async def visit(browser: Browser, pages: str) -> AsyncIterator[Visit]:
     # Lens draws the spans for which there is room.
     context = await browser.new_context(viewport={"width": 1280, "height": 1400})
-    visit = Visit(await context.new_page(), shop.pages)
+    visit = Visit(await context.new_page(), pages)
     visit.watch(visit.page)
     context.on("page", visit.watch)
     yield visit
@@ -58,7 +57,7 @@ async def visit(browser: Browser, shop: Shop) -> AsyncIterator[Visit]:
 
 
 @pytest.fixture(scope="module")
-async def order(edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked) -> str:
+async def order(pages: str, edge: grpc.aio.Channel, bearer: Bearer, stocked: Stocked) -> str:
     request = order_of(await stocked(5))
     placed = await order_pb2_grpc.OrderServiceStub(edge).PlaceOrder(request, metadata=bearer("ann"), timeout=60)
     return placed.order.name

@@ -4,8 +4,7 @@ Tokens are Keycloak's own; tests/mesh/test_who_gets_in.py adds those that Keyclo
 """
 
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -16,51 +15,58 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 from services.refusals import PageTokenInvalid
 from tests.support.contract import Metadata, Rpc, rpcs
 from tests.support.forgery import forgeries
+from tests.support.installation import PEOPLE, Installation
 from tests.support.rights import NOBODY, Caller, Token, Way, answers, deviations
-from tests.support.shop import Shop
-from tests.support.shop_fixtures import Bearer, Stocked, order_of
+from tests.support.shop_fixtures import Bearer, Past, ServiceToken, Stocked, order_of
 from tests.support.waiting import eventually
 
-PEOPLE = {
-    "ann": {"customer"},
-    "bob": {"customer"},
-    "carol": {"catalog-manager", "inventory-manager"},
-    "oscar": {"operator"},
-}
 SERVICES = ("product", "inventory", "order", "notification")
 
 
-async def callers(shop: Shop) -> list[Caller]:
+async def people(installation: Installation) -> list[Caller]:
     """Everybody in the realm, and who would like to be."""
     async with httpx.AsyncClient(trust_env=False, timeout=60) as keycloak:
-        keys = (await keycloak.get(f"{shop.issuer}/protocol/openid-connect/certs")).json()["keys"]
+        keys = (await keycloak.get(installation.token_url.removesuffix("token") + "certs")).json()["keys"]
     (public,) = [key for key in keys if key["use"] == "sig"]
-    services = {name: shop.service_token(name) for name in SERVICES}
-    people = {name: shop.token(name) for name in PEOPLE}
     return [
         NOBODY,
-        *(Caller(name, Token.BAD, text) for name, text in forgeries(people["ann"], public).items()),
-        *(Caller(name, Token.GOOD, people[name], frozenset(roles)) for name, roles in PEOPLE.items()),
-        *(Caller(f"the {name} service", Token.GOOD, text, client=name) for name, text in services.items()),
+        *(Caller(name, Token.BAD, text) for name, text in forgeries(installation.token("ann"), public).items()),
+        *(Caller(name, Token.GOOD, installation.token(name), frozenset(roles)) for name, roles in PEOPLE.items()),
     ]
 
 
-@pytest.fixture
-async def ways(shop: Shop, edge: grpc.aio.Channel) -> AsyncIterator[list[Way]]:
-    parts = shop.parts()
-    async with AsyncExitStack() as stack:
-        past = {
-            service: await stack.enter_async_context(grpc.aio.insecure_channel(str(parts[service]["address"])))
-            for service in SERVICES
-        }
-        yield [Way("at the edge", dict.fromkeys(SERVICES, edge), checked_by_envoy=True), Way("past Envoy", past)]
+def services(token: ServiceToken) -> list[Caller]:
+    return [Caller(f"the {name} service", Token.GOOD, token(name), client=name) for name in SERVICES]
 
 
-async def test_everybody_may_what_the_contract_says_and_nothing_else(shop: Shop, ways: list[Way]) -> None:
-    matrix = await answers(ways, rpcs(), await callers(shop))
+async def all_is_as_the_contract_says(way: Way, callers: Sequence[Caller]) -> None:
+    matrix = await answers([way], rpcs(), callers)
 
     wrong = deviations(matrix)
     assert not wrong, f"{len(wrong)} of {len(matrix)} calls:\n" + "\n".join(map(str, wrong))
+
+
+@pytest.fixture
+def at_the_edge(edge: grpc.aio.Channel) -> Way:
+    return Way("at the edge", dict.fromkeys(SERVICES, edge), checked_by_envoy=True)
+
+
+async def test_everybody_may_what_the_contract_says_and_nothing_else(
+    installation: Installation, at_the_edge: Way
+) -> None:
+    await all_is_as_the_contract_says(at_the_edge, await people(installation))
+
+
+async def test_services_may_no_more_at_the_edge_than_anybody_without_a_role(
+    service_token: ServiceToken, at_the_edge: Way
+) -> None:
+    await all_is_as_the_contract_says(at_the_edge, services(service_token))
+
+
+async def test_past_envoy_everybody_may_the_same(
+    installation: Installation, service_token: ServiceToken, past: Past
+) -> None:
+    await all_is_as_the_contract_says(Way("past Envoy", past), [*await people(installation), *services(service_token)])
 
 
 # --- whose it is

@@ -1,4 +1,4 @@
-"""What the telemetry of a whole shop has kept, asked as programs ask it."""
+"""What the telemetry of a whole shop has kept, asked as programs ask it, by the URL of its pages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,33 +6,32 @@ from typing import Any
 import httpx
 
 from tests.support.otlp import Span
-from tests.support.shop import Shop
 
 
-async def told(shop: Shop, path: str, **query: str) -> Any:
+async def told(pages: str, path: str, **query: str) -> Any:
     """The JSON of its pages; None where there is nothing of that name."""
-    async with httpx.AsyncClient(base_url=shop.pages, trust_env=False, timeout=60) as pages:
-        answer = await pages.get(path, params=query)
+    async with httpx.AsyncClient(base_url=pages, trust_env=False, timeout=60) as client:
+        answer = await client.get(path, params=query)
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
     return answer.raise_for_status().json()
 
 
-async def spans_of(shop: Shop, trace_id: str) -> list[Span]:
+async def spans_of(pages: str, trace_id: str) -> list[Span]:
     """All of a trace; none while it has not arrived."""
-    trace = await told(shop, f"/api/traces/{trace_id}")
+    trace = await told(pages, f"/api/traces/{trace_id}")
     return [_span(span) for span in trace["spans"]] if trace else []
 
 
-async def traces_of(shop: Shop, order: str) -> list[list[Span]]:
+async def traces_of(pages: str, order: str) -> list[list[Span]]:
     """All traces of an order, the newest first."""
-    found = await told(shop, "/api/traces", order=order, limit="100")
+    found = await told(pages, "/api/traces", order=order, limit="100")
     return [[_span(span) for span in trace["spans"]] for trace in found["traces"]]
 
 
-async def lines_of(shop: Shop, **query: str) -> list[dict[str, Any]]:
+async def lines_of(pages: str, **query: str) -> list[dict[str, Any]]:
     """Log lines, the oldest first."""
-    lines: list[dict[str, Any]] = (await told(shop, "/api/logs", **query))["lines"]
+    lines: list[dict[str, Any]] = (await told(pages, "/api/logs", **query))["lines"]
     return lines
 
 

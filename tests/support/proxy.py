@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, suppress
 
 
 class Proxy:
-    """Passes TCP connections on to a port of 127.0.0.1."""
+    """Passes TCP connections on to a `host:port`."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: str) -> None:
         self.port = 0
         self.answers_to_lose = 0
         """So many answers, from now on, that came from the server never arrive: their connections are cut instead."""
@@ -22,7 +22,8 @@ class Proxy:
         self.ends.set()
         self.held = asyncio.Event()
         """Set when the word came by that `hold_at` or `hold_after` waits for."""
-        self._target = target
+        host, _, port = target.rpartition(":")
+        self._target = host.strip("[]"), int(port)
         self._word, self._delivers_it = b"", False
         self._ends = set[asyncio.StreamWriter]()
 
@@ -48,7 +49,7 @@ class Proxy:
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            there_reader, there_writer = await asyncio.open_connection(*self._target)
         except OSError:
             writer.close()
             return
@@ -92,9 +93,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(target: int) -> AsyncIterator[Proxy]:
-    """A proxy in front of a port of 127.0.0.1, on a port of its own."""
-    proxy = Proxy(target)
+async def proxy_to(target: int | str) -> AsyncIterator[Proxy]:
+    """A proxy in front of a `host:port`, or a port of 127.0.0.1, on a port of its own."""
+    proxy = Proxy(target if isinstance(target, str) else f"127.0.0.1:{target}")
     server = await asyncio.start_server(proxy.pass_on, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
