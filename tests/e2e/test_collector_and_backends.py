@@ -61,7 +61,7 @@ async def test_a_trace_is_whole_in_jaeger_and_in_the_store_of_the_shop(observed:
         return spans
 
     async def kept() -> list[Span]:
-        return [span for span in await spans_of(observed.shop, TRACE) if span.name == "smtp send"]
+        return [span for span in await spans_of(observed.shop.pages, TRACE) if span.name == "smtp send"]
 
     await eventually(whole, "the trace in Jaeger")
     await eventually(kept, "the trace in the shop's own store")
