@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
@@ -14,10 +16,12 @@ from envoy_data_plane.envoy.config.route.v3 import Route, RouteAction, RouteConf
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from deploy.manifests import documents
 from services.chassis.documents import DocumentRefused
 from services.controlplane.model import Endpoint, Model, State
 from services.controlplane.resources import Resources
 from services.controlplane.snapshot import Kind, Resource, Snapshot
+from tests.support.surroundings import CHECKOUT
 from tests.support.told import CONTRACT, NOTHING, SEEDS, Told, told_envoy
 from tests.support.waiting import eventually
 
@@ -195,3 +199,28 @@ async def test_what_envoy_refuses_is_told_with_its_field_and_the_last_good_stays
         return not told.refusals
 
     await eventually(well, "nothing is refused any more")
+
+
+def prestop(admin_port: int) -> list[str]:
+    """What is run in Envoy's pod before it ends: with the admin page at another port, and without the pauses."""
+    envoy = next(found for found in documents(CHECKOUT / "deploy/kubernetes/base/envoy.yaml") if found.pod)
+    command: list[str] = envoy.containers[-1]["lifecycle"]["preStop"]["exec"]["command"]
+    return [re.sub(r"sleep \d+", ":", part).replace("127.0.0.1/9901", f"127.0.0.1/{admin_port}") for part in command]
+
+
+# The last: this Envoy is of no further use.
+async def test_before_its_pod_ends_callers_are_sent_away_and_latecomers_still_served(told: Told) -> None:
+    edge = f"http://{told.envoy.edge}"
+    async with httpx.AsyncClient(base_url=edge) as connected, httpx.AsyncClient(base_url=edge) as late:
+        assert "connection" not in (await connected.get("/v1/nothing")).headers
+
+        command = prestop(told.envoy.other_ports[1])
+        await asyncio.to_thread(subprocess.run, command, check=True, timeout=30)
+        assert told.envoy.asked("server_info").json()["state"] == "DRAINING"
+
+        async def sent_away() -> bool:
+            answer = await connected.get("/v1/nothing")
+            return bool(answer.headers.get("connection") == "close")
+
+        await eventually(sent_away, "an answer says that the connection ends")
+        assert (await late.get("/v1/nothing")).status_code == 404
