@@ -19,7 +19,8 @@ from deploy.schemas import KUBERNETES, NoSchema, of_compose, of_kubernetes
 def of_the_dockerfile(file: Path) -> Iterator[str]:
     """What hadolint finds."""
     hadolint = Path(sys.executable).with_name("hadolint")
-    run = subprocess.run([hadolint, "--no-color", file], check=False, capture_output=True, text=True)
+    command = [hadolint, "--no-color", "--config", Path(__file__).with_name("hadolint.yaml"), file]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
     yield from (run.stdout + run.stderr).splitlines()
 
 

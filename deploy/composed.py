@@ -9,7 +9,7 @@ type Document = Mapping[str, Any]
 PUBLISHED = re.compile(r"\$\{SHOPMESH_PUBLIC:-127\.0\.0\.1\}:\$\{SHOPMESH_PORT_[A-Z_]+:-\d+\}:\d+")
 """On this machine only unless SHOPMESH_PUBLIC says otherwise, and movable."""
 EXACT = re.compile(r"[^:@]+(?:/[^:@]+)*:(?!latest$)v?\d+\.\d+(?:\.\d+)?[\w.-]*")
-SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY")
+SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|KEY)$")
 
 
 def faults(document: Document) -> Iterator[str]:
@@ -46,8 +46,8 @@ def _breaks_a_promise(service: Document) -> Iterator[str]:
     for port in service.get("ports", ()):
         if not PUBLISHED.fullmatch(str(port)):
             yield f"ports: {port} is not ${{SHOPMESH_PUBLIC:-127.0.0.1}}:${{SHOPMESH_PORT_<NAME>:-<port>}}:<port>"
-    for variable, value in environment(service).items():
-        if SECRET.search(variable) and not variable.endswith("_URL") and not value.startswith("/"):
+    for variable in environment(service):
+        if SECRET.search(variable):
             yield f"environment: {variable} looks like a secret: give a file"
 
 
