@@ -19,8 +19,7 @@ from deploy.schemas import KUBERNETES, NoSchema, of_compose, of_kubernetes
 def of_the_dockerfile(file: Path) -> Iterator[str]:
     """What hadolint finds."""
     hadolint = Path(sys.executable).with_name("hadolint")
-    command = [hadolint, "--no-color", "--config", Path(__file__).with_name("hadolint.yaml"), file]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    run = subprocess.run([hadolint, "--no-color", file], check=False, capture_output=True, text=True)
     yield from (run.stdout + run.stderr).splitlines()
 
 
@@ -58,8 +57,8 @@ def main(folder: Path) -> int:
     """Says what is wrong below `folder`, once each."""
     unknown = set[str]()
     found = list(dict.fromkeys((
-        *(of_the_dockerfile(file) if (file := folder / "Dockerfile").exists() else ()),
-        *(of_the_compose_file(file) if (file := folder / "compose.yaml").exists() else ()),
+        *of_the_dockerfile(folder / "Dockerfile"),
+        *of_the_compose_file(folder / "compose.yaml"),
         *of_the_manifests(folder / "deploy" / "kubernetes", unknown),
     )))  # fmt: skip
     print(*found, sep="\n", end="\n" if found else "")
