@@ -1,4 +1,4 @@
-"""The files that collector, Prometheus, Jaeger, Loki and Grafana are given."""
+"""The profile `observability` of compose.yaml, and the files that its services are given."""
 
 import re
 from pathlib import Path
@@ -15,11 +15,24 @@ def read(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
+SERVICES: dict[str, Any] = read("compose.yaml")["services"]
+PROFILE = {name: service for name, service in SERVICES.items() if "observability" in service.get("profiles", ())}
 COLLECTOR = read("deploy/observability/collector.yaml")
 JAEGER = read("deploy/observability/jaeger.yaml")
 LOKI = read("deploy/observability/loki.yaml")
 PROMETHEUS = read("deploy/prometheus/containers.yml")
 SOURCES: dict[str, Any] = {source["uid"]: source for source in read("deploy/grafana/datasources.yaml")["datasources"]}
+
+
+def mounted(service: str) -> dict[str, str]:
+    """Path in the container -> path from the top of this project. Raises AssertionError for one that may be written."""
+    found = {}
+    for volume in PROFILE[service].get("volumes", ()):
+        here, there, *mode = volume.split(":")
+        if here.startswith("./"):
+            assert mode == ["ro"], volume
+            found[there] = here.removeprefix("./")
+    return found
 
 
 def asked() -> set[tuple[str, int]]:

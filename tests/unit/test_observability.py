@@ -1,21 +1,51 @@
-"""The files of collector, Prometheus, Jaeger, Loki and Grafana fit together, and to what the shop tells.
+"""The profile `observability`: its files fit together, to compose.yaml and to what the shop tells.
 
 What they do is seen in tests/e2e/test_collector_and_backends.py.
 """
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.support import deployed, observability
-from tests.support.observability import COLLECTOR, JAEGER, LOKI, PROMETHEUS, ROOT, SOURCES
+from tests.support.observability import COLLECTOR, JAEGER, LOKI, PROFILE, PROMETHEUS, ROOT, SERVICES, SOURCES, mounted
 from tests.support.promql import asked
 from tests.unit.test_metrics_of_all import METRICS
+
+FILES = {
+    "collector": "deploy/observability/collector.yaml",
+    "jaeger": "deploy/observability/jaeger.yaml",
+    "loki": "deploy/observability/loki.yaml",
+}
+
+
+def test_the_profile_has_its_services_and_each_is_given_its_files() -> None:
+    assert set(PROFILE) == {"collector", "prometheus", "jaeger", "loki", "grafana"}
+    for name in PROFILE:
+        assert all((ROOT / path).exists() for path in mounted(name).values()), name
+    for name, path in FILES.items():
+        (command,) = PROFILE[name]["command"]
+        assert mounted(name)[command.partition("=")[2]] == path
+    assert mounted("prometheus") == {"/etc/prometheus": "deploy/prometheus"}
+    assert "--config.file=/etc/prometheus/containers.yml" in PROFILE["prometheus"]["command"]
 
 
 def test_whoever_is_asked_for_something_listens_there() -> None:
     assert observability.asked() <= observability.answering()
+    for name in {*PROFILE, *(name for name, _ in observability.asked())}:
+        assert "mesh" in SERVICES[name]["networks"], name
+
+
+def test_all_tell_the_same_endpoint_and_the_store_does_not_tell_itself() -> None:
+    """It would forward to the collector what that has forwarded to it."""
+    told = {service.get("environment", {}).get("SHOPMESH_OTLP_ENDPOINT") for service in SERVICES.values()}
+
+    assert told == {None, "${SHOPMESH_OTLP_ENDPOINT:-http://telemetry:4317}"}
+    assert "SHOPMESH_OTLP_ENDPOINT" not in SERVICES["telemetry"]["environment"]
+    # Where it would refuse the name that Prometheus asks it by.
+    assert "telemetry" in SERVICES["telemetry"]["environment"]["SHOPMESH_PAGES_HOSTS"].split(",")
 
 
 @pytest.mark.parametrize("config", [COLLECTOR, JAEGER], ids=["collector", "jaeger"])
@@ -53,9 +83,13 @@ def test_prometheus_reads_the_same_rules_and_page_as_beside_a_local_shop() -> No
             assert jobs[job["job_name"]].get(key) == job.get(key)
 
 
-def test_the_dashboard_and_links_lead_to_sources_that_grafana_has() -> None:
+def test_grafana_shows_our_dashboard_and_links_lead_to_sources_that_it_has() -> None:
+    (provider,) = observability.read("deploy/grafana/dashboards.yaml")["providers"]
+    (shown,) = [there for there, here in mounted("grafana").items() if here == "deploy/grafana/dashboard.json"]
     variables = {variable["name"]: variable for variable in deployed.DASHBOARD["templating"]["list"]}
 
+    assert Path(shown).parent == Path(provider["options"]["path"])
+    assert PROFILE["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == shown
     assert {source["type"] for source in SOURCES.values()} == {"prometheus", "loki", "jaeger"}
     assert observability.uids(list(SOURCES.values())) == {"prometheus", "loki", "jaeger"}
     assert [uid for uid, source in SOURCES.items() if source.get("isDefault")] == ["prometheus"]
