@@ -33,7 +33,6 @@ async def walked(shop: Shop, script: str) -> str:
         "localhost:8180": "keycloak",
     }.items():
         script = script.replace(usual, f"{usual.partition(':')[0]}:{shop.ports[port]}")
-    script = script.replace(".venv/bin/", f"{Path(sysconfig.get_path('scripts'))}/")
     if not shutil.which("grpcurl"):
         script = re.sub(r"^grpcurl .*\n", "", script, flags=re.MULTILINE)
     told = {
