@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from services.cli.canary import canary
+from services.cli.check import check
 from services.cli.deadletters import deadletters
 from services.cli.documents import group
 from services.cli.log_command import logs
@@ -327,7 +328,7 @@ def explain(state: Path, caller: str, service: str) -> None:
     explain(StateFolder(state.absolute()), caller, service)
 
 
-for command in (scale, drain, restart, canary, deadletters, logs, trace, serve, prepare):
+for command in (check, scale, drain, restart, canary, deadletters, logs, trace, serve, prepare):
     main.add_command(command)
 
 

@@ -18,7 +18,7 @@ import httpx
 from tests.support.shop import Shop
 
 TARGET = "SHOPMESH_TARGET"
-STEERING = f"it steers the shop, which is only done to a stack of our own (without {TARGET})"
+STEERING = "it steers the shop, which `make test` does to a stack of its own"
 _RENEW_S = 60.0
 
 

@@ -20,6 +20,10 @@ NOT_SETTINGS = {
     "SHOPMESH_PORT_": "one row stands for all ports",
     "SHOPMESH_PORT_EDGE": "one of them",
     "SHOPMESH_PORT_POSTGRES": "one of them",
+    "SHOPMESH_TARGET": "`shopmesh check` tells its tests where the shop is",
+    "SHOPMESH_RESULTS": "and where it listens to them",
+    "SHOPMESH_USER_ANN": "read by those tests; in the help of the command",
+    "SHOPMESH_PASSWORD_ANN": "read by those tests; in the help of the command",
 }
 
 
