@@ -94,7 +94,9 @@ class Settings:
     edge_listen: str
     mesh_listen: str
     envoy_admin: str
-    """`host:port` of Envoy's admin, for the control plane. Empty: nobody tells of its breakers."""
+    """`host:port` of Envoy's admin, for the control plane. Of several Envoys, a name that has the address of each.
+    Empty: nobody tells of their breakers.
+    """
 
     @classmethod
     def read(cls, service: str, environ: Mapping[str, str] = os.environ) -> Self:

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from urllib.parse import quote
 from services.chassis import logs
 from services.chassis.http import httpx
 from services.chassis.metrics import Counter, Gauge
+from services.chassis.settings import host_and_port, joined
 
 EVERY_S = 1.0
 _ANSWER_S = 2.0
@@ -123,34 +125,92 @@ def count(before: Mapping[str, Breaker], now: Mapping[str, Breaker]) -> None:
     _open.set_all({(service,): bool(breaker.open) for service, breaker in now.items()})
 
 
+def combined(readings: Iterable[Mapping[str, Breaker]]) -> dict[str, Breaker]:
+    """Of several Envoys: open when it is with one of them; an instance is out when one of them says so."""
+    found = dict[str, Breaker]()
+    for reading_of_one in readings:
+        for service, breaker in reading_of_one.items():
+            other = found.get(service, Breaker())
+            instances = {**breaker.instances, **{at: why for at, why in other.instances.items() if why}}
+            found[service] = Breaker(other.open | breaker.open, instances={**other.instances, **instances})
+    return found
+
+
+def saying(readings: Mapping[str, Mapping[str, Breaker]], facts: Mapping[str, object]) -> list[str]:
+    """The addresses of the Envoys that say what a line tells: that an instance is out, or that a breaker is open."""
+    of, at = str(facts["of"]), str(facts.get("address", ""))
+    breakers = {envoy: reading_of_one.get(of, Breaker()) for envoy, reading_of_one in readings.items()}
+    return sorted(envoy for envoy, one in breakers.items() if (one.instances.get(at) if at else one.open))
+
+
+class Envoys:
+    """All Envoys behind one name, asked together."""
+
+    def __init__(self, admin: str, services: frozenset[str], http: httpx.AsyncClient) -> None:
+        """`admin` is `host:port`."""
+        self._where, self._services, self._http = host_and_port("SHOPMESH_ENVOY_ADMIN", admin), services, http
+        self._addresses: Sequence[str] = ()
+        self._before = dict[str, Mapping[str, Breaker]]()
+        self._away = frozenset[str]()
+
+    async def read(self) -> Mapping[str, Mapping[str, Breaker]]:
+        """By the address of each that answers, what it tells. Who has begun not to answer is told in the log."""
+        self._addresses = await self._looked_up() or self._addresses
+        answers = await asyncio.gather(*map(self._ask, self._addresses))
+        found = dict(zip(self._addresses, answers, strict=True))
+        away = {address: answer for address, answer in found.items() if isinstance(answer, str)}
+        for address in away.keys() - self._away:
+            _log.info("Envoy does not tell of its breakers", envoy=address, error=away[address])
+        self._away = frozenset(away)
+        self._before = {address: answer for address, answer in found.items() if not isinstance(answer, str)}
+        return self._before
+
+    async def _looked_up(self) -> Sequence[str]:
+        """They come and go. A resolver that does not answer leaves them where they were."""
+        host, port = self._where
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if not self._addresses and not self._away:
+                name = joined(host, port)
+                _log.info("Envoy does not tell of its breakers", envoy=name, error=repr(error))
+                self._away = frozenset({name})
+            return ()
+        preferred = min(family for family, *_ in found)  # by both ways it would be two
+        return sorted({joined(str(at[0]), port) for family, _, _, _, at in found if family is preferred})
+
+    async def _ask(self, address: str) -> Mapping[str, Breaker] | str:
+        """What it tells, or why it does not: away, or somebody else. That keeps no control plane from its work."""
+        before = self._before.get(address, {})
+        try:
+            now = reading(await self._page(address, _STATS), self._services)
+            if all(before.get(service, Breaker()).counted == of.counted for service, of in now.items()):
+                return {service: replace(of, instances=before[service].instances) for service, of in now.items()}
+            return with_instances(now, await self._page(address, _CLUSTERS))
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return repr(error)
+
+    async def _page(self, address: str, page: str) -> dict[str, Any]:
+        found: dict[str, Any] = (await self._http.get(f"http://{address}{page}")).raise_for_status().json()
+        return found
+
+
 async def follow(admin: str, services: frozenset[str], name: Name) -> None:
-    """Looks once a second at `host:port`, where Envoy's admin is; empty: not at all. Never ends otherwise."""
+    """Looks once a second at the Envoys whose admin is at `host:port`; empty: not at all. Never ends otherwise."""
     if not admin:
         return
-    before, away = dict[str, Breaker](), False
-    async with httpx.AsyncClient(base_url=f"http://{admin}", trust_env=False, timeout=_ANSWER_S) as envoy:
+    before = dict[str, Breaker]()
+    async with httpx.AsyncClient(trust_env=False, timeout=_ANSWER_S) as http:
+        envoys = Envoys(admin, services, http)
         while True:
-            try:
-                now = reading(await _page(envoy, _STATS), services)
-                if any(before.get(service, Breaker()).counted != of.counted for service, of in now.items()):
-                    now = with_instances(now, await _page(envoy, _CLUSTERS))
-                else:
-                    now = {service: replace(of, instances=before[service].instances) for service, of in now.items()}
-            except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
-                # It is away, or somebody else answers there: neither keeps a control plane from its work.
-                if not away:
-                    _log.info("Envoy does not tell of its breakers", error=repr(error))
-                away = True
-                _instances.forget()
-                _open.forget()
-            else:
+            if readings := await envoys.read():
+                now = combined(readings.values())
                 count(before, now)
                 for event, facts in lines(before, now, name):
-                    _log.warning(event, **facts)
-                before, away = now, False
+                    which = saying(readings, facts) if len(readings) > 1 else []
+                    _log.warning(event, **facts, **({"envoys": which} if which else {}))
+                before = now
+            else:
+                _instances.forget()
+                _open.forget()
             await asyncio.sleep(EVERY_S)
-
-
-async def _page(envoy: httpx.AsyncClient, page: str) -> dict[str, Any]:
-    found: dict[str, Any] = (await envoy.get(page)).raise_for_status().json()
-    return found

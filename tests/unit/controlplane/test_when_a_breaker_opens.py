@@ -1,10 +1,25 @@
 """What the control plane tells of Envoy's circuit breakers."""
 
+import asyncio
+import socket
+from typing import Any
+
+import httpx
 import pytest
 
 from services.chassis import reporting
 from services.chassis.settings import Settings
-from services.controlplane.breakers import Breaker, Line, count, lines, reading, with_instances
+from services.controlplane.breakers import (
+    Breaker,
+    Envoys,
+    Line,
+    combined,
+    count,
+    lines,
+    reading,
+    saying,
+    with_instances,
+)
 from tests.support.scraped import Scraped
 
 SHUT = Breaker()
@@ -117,3 +132,70 @@ def test_an_instance_is_out_where_one_of_the_clusters_has_it_out() -> None:
         "product": SHUT,
         "inventory": SHUT,
     }
+
+
+EJECTED = Breaker(instances={"127.0.0.1:1": "ejected", "127.0.0.1:2": ""})
+ALL_WELL = Breaker(instances={"127.0.0.1:1": "", "127.0.0.1:2": ""})
+
+
+@pytest.mark.parametrize(
+    ("readings", "all_together"),
+    [
+        ([], {}),
+        ([{"order": EJECTED}, {"order": ALL_WELL}], {"order": EJECTED}),
+        ([{"order": ALL_WELL}, {"order": EJECTED}], {"order": EJECTED}),
+        ([{"order": BUSY}, {"order": SHUT, "product": WELL}], {"order": BUSY, "product": WELL}),
+        ([{"order": OUT}, {"order": BUSY}], {"order": Breaker(OUT.open | BUSY.open, instances=OUT.instances)}),
+    ],
+)
+def test_of_several_envoys_the_one_that_turns_away_counts(
+    readings: list[dict[str, Breaker]], all_together: dict[str, Breaker]
+) -> None:
+    assert combined(readings) == all_together
+
+
+def test_a_line_names_the_envoys_that_say_so() -> None:
+    readings = {"10.0.0.1:9901": {"order": EJECTED}, "10.0.0.2:9901": {"order": ALL_WELL}, "10.0.0.3:9901": {}}
+    assert saying(readings, {"of": "order", "address": "127.0.0.1:1", "why": "ejected"}) == ["10.0.0.1:9901"]
+    assert saying(readings, {"of": "order", "address": "127.0.0.1:2"}) == []
+    assert saying({"a": {"order": BUSY}, "b": {"order": BUSY}}, {"of": "order", "why": "too many"}) == ["a", "b"]
+
+
+async def test_envoys_that_come_and_go_are_found_by_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Envoy answers as it does; what stands in here is the network, and the resolver."""
+    there, silent, asked = ["10.0.0.1"], {"10.0.0.3"}, list[str]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host in silent:
+            raise httpx.ConnectError("no route to host")
+        if request.url.path == "/clusters":
+            return httpx.Response(200, json={"cluster_statuses": []})
+        busy = {"name": "cluster.order.circuit_breakers.default.rq_open", "value": int(request.url.host == "10.0.0.2")}
+        return httpx.Response(200, json={"stats": [busy]})
+
+    async def resolve(host: str, port: int, **_: Any) -> Any:
+        assert (host, port) == ("envoy", 9901)
+        if not there:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (at, port)) for at in there]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        envoys = Envoys("envoy:9901", frozenset({"order"}), http)
+
+        async def read() -> dict[str, frozenset[str]]:
+            return {at: of["order"].open for at, of in (await envoys.read()).items()}
+
+        first = {"10.0.0.1:9901": frozenset[str]()}
+        assert await read() == first
+        there += ["10.0.0.2", "10.0.0.3"]
+        both = {**first, "10.0.0.2:9901": frozenset({"too many requests"})}
+        assert await read() == both
+        there.clear()
+        assert await read() == both, "a resolver that is away leaves them where they were"
+        there.append("10.0.0.2")
+        assert [*await read()] == ["10.0.0.2:9901"]
+        silent.add("10.0.0.2")
+        assert await read() == {}
+    assert asked.count("10.0.0.3") == 2
