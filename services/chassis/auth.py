@@ -19,7 +19,8 @@ from services.chassis import logs
 from services.chassis.http import httpx
 from services.chassis.interceptors import Admission, Call
 from services.chassis.settings import Settings
-from services.refusals import Forbidden, Unauthenticated, Unavailable
+from services.chassis.token_refusals import TokenInvalid, told_by
+from services.refusals import Forbidden, Unavailable
 
 AUTHORIZATION = "authorization"
 _BELIEVED = 10_000
@@ -30,11 +31,6 @@ _RETRY_S = 1.0
 _STALE_S = 300.0
 """Keys older than this are renewed beside the next look, so that a withdrawn one does not stay for ever."""
 _REQUIRED = {"require_aud": True, "require_exp": True, "require_iss": True, "require_sub": True}
-
-
-class TokenInvalid(Unauthenticated):
-    reason = "TOKEN_INVALID"
-    message = "There is no bearer token, or not one that is valid here."
 
 
 class RoleMissing(Forbidden):
@@ -196,12 +192,20 @@ class Tokens:
             claims = jwt.decode(
                 token, key, algorithms=["RS256"], audience=self._audience, issuer=self._issuer, options=_REQUIRED
             )
-        except (JOSEError, RecursionError):  # deeply nested JSON
-            raise TokenInvalid from None
+        except (JOSEError, RecursionError, TokenInvalid):  # deeply nested JSON
+            raise self._refusal(token) from None
         # RFC 7519 section 4.1.4: not on or after it. jose compares whole seconds, and finds it good for one more.
         if claims["exp"] <= time.time():
             raise TokenInvalid
         return claims["exp"], _named(claims)
+
+    def _refusal(self, token: str) -> TokenInvalid:
+        """Why, as far as the token tells itself: the signature is not known to be good."""
+        try:
+            said = jwt.get_unverified_claims(token)
+        except (JOSEError, RecursionError):
+            return TokenInvalid()
+        return told_by(said, self._issuer, self._audience)
 
 
 class ServiceToken:

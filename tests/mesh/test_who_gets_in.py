@@ -6,9 +6,10 @@ tests/e2e/test_who_may_what.py asks the same with Keycloak's.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
+from urllib.parse import unquote
 
 import grpc
 import httpx
@@ -17,7 +18,7 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 
 from tests.support.contract import Rpc, rpcs
 from tests.support.forgery import forgeries
-from tests.support.issuer import Issuer
+from tests.support.issuer import AUDIENCE, Issuer
 from tests.support.mesh import Mesh, running_mesh
 from tests.support.nats import running_nats
 from tests.support.postgres import Postgres
@@ -161,6 +162,31 @@ async def test_a_bad_token_is_refused_in_json_over_rest(mesh: Mesh, edge: grpc.a
             assert (refused.status_code, refused.headers["content-type"]) == (status, "application/json"), name
             assert refused.json() | {"message": ""} == {"code": code, "message": "", "details": []}, name
             assert refused.json()["message"], name
+
+
+async def test_whose_tokens_are_taken_is_told_at_every_door(mesh: Mesh, edge: grpc.aio.Channel) -> None:
+    """The most frequent mistake is a good token of an issuer that is called otherwise here."""
+    await keys_are_known(mesh, edge)
+    taken = f": tokens are taken from the issuer {mesh.issuer.url} for the audience {AUDIENCE}."
+    foreign = bearer(mesh.issuer.token(*ANN, iss="http://keycloak:8080/realms/shop"))
+    orders = order_pb2_grpc.OrderServiceStub(edge)
+
+    async def over_grpc(metadata: Sequence[tuple[str, str]]) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await orders.ListOrders(order_pb2.ListOrdersRequest(), metadata=metadata)
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        return str(error.value.details())
+
+    async with httpx.AsyncClient(base_url=f"http://{mesh.envoy.edge}", trust_env=False) as web:
+        over_rest = (await web.get("/v1/orders", headers=dict(foreign))).json()["message"]
+        path = "/shop.order.v1.OrderService/ListOrders"
+        headers = {"content-type": "application/grpc-web+proto", **dict(foreign)}
+        over_web = (await web.post(path, content=bytes(5), headers=headers)).headers
+
+    assert over_rest == f"Jwt issuer is not configured{taken}"
+    assert await over_grpc(foreign) == over_rest
+    assert (over_web["grpc-status"], unquote(over_web["grpc-message"])) == ("16", over_rest)
+    assert await over_grpc(()) == f"Jwt is missing{taken}"
 
 
 async def test_the_token_goes_on_to_the_service(mesh: Mesh, edge: grpc.aio.Channel) -> None:

@@ -73,7 +73,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
         _filter("envoy.filters.http.router", Router()),
     ]
     manager = _manager(EDGE, filters)
-    manager.local_reply_config = local_replies()
+    manager.local_reply_config = local_replies(surroundings)
     manager.early_header_mutation_extensions = [door_noted(), _unreadable_removed()]
     # Callers are who they connect from, whatever their headers say.
     manager.use_remote_address = True

@@ -30,6 +30,7 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from services.controlplane.resources.encoding import Json, extension, packed, struct
+from services.controlplane.resources.surroundings import Surroundings
 
 GRPC_CODE = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 431: 8, 502: 14, 503: 14, 504: 14}
 """google.rpc.Code beside the HTTP status of Envoy's own replies; everything else is UNKNOWN."""
@@ -60,19 +61,29 @@ def door_noted() -> TypedExtensionConfig:
     return extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=[noted]))
 
 
-def local_replies() -> LocalReplyConfig:
+def local_replies(surroundings: Surroundings) -> LocalReplyConfig:
     """Envoy's refusals: over REST in the shape of all others, and everywhere with the right code and a message."""
+    no_token = _whose_tokens(surroundings)
     return LocalReplyConfig(
         mappers=[
             _trailers(_both(_grpc_web(), _status(404)), _UNIMPLEMENTED, _NO_RPC),
             _text(_both(_grpc(), _status(404)), _NO_RPC),
             *(_trailers(_both(_grpc_web(), _status(status)), GRPC_CODE[status], say) for status, say in _WORDS.items()),
-            *(_text(_both(_grpc(), _status(status)), say) for status, say in _WORDS.items()),
-            *(_json(_both(_rest(), _status(status)), code, _WORDS.get(status)) for status, code in GRPC_CODE.items()),
+            *(_text(_both(_grpc(), _status(status)), say) for status, say in {401: no_token, **_WORDS}.items()),
+            *(
+                _json(_both(_rest(), _status(status)), code, {401: no_token, **_WORDS}.get(status))
+                for status, code in GRPC_CODE.items()
+            ),
             # Not what a route answers by itself with 200.
             _json(_both(_rest(), _status(400, ComparisonFilterOp.GE)), _UNKNOWN),
         ]
     )
+
+
+def _whose_tokens(surroundings: Surroundings) -> str:
+    """Envoy's own words, such as "Jwt issuer is not configured", and what the token should have been."""
+    issuer, audience = (text.replace("%", "%%") for text in (surroundings.issuer, surroundings.audience))
+    return f"%LOCAL_REPLY_BODY%: tokens are taken from the issuer {issuer} for the audience {audience}."
 
 
 def access_logs(listener: str) -> list[AccessLog]:

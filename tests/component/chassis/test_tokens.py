@@ -12,7 +12,8 @@ import pytest
 from jose import jwt
 
 from services.chassis import auth
-from services.chassis.auth import Caller, IdentityUnavailable, Keys, TokenInvalid, Tokens, caller
+from services.chassis.auth import Caller, IdentityUnavailable, Keys, Tokens, caller
+from services.chassis.token_refusals import TokenInvalid, told_by
 from tests.support.issuer import AUDIENCE, Issuer, Key, running_issuer
 from tests.support.refused import Refused, outcome
 from tests.support.ruled_echo import Echo, EchoStub, Text, add_unruled
@@ -88,8 +89,6 @@ def without_subject(issuer: Issuer) -> str:
 
 
 BAD_TOKENS: dict[str, Callable[[Issuer], str]] = {
-    "of another realm": lambda issuer: issuer.token(*ANN, iss="http://other/realms/shop"),
-    "for another audience": lambda issuer: issuer.token(*ANN, aud="account"),
     "without an audience": lambda issuer: issuer.token(*ANN, aud=None),
     "without an issuer": lambda issuer: issuer.token(*ANN, iss=None),
     "without a subject": without_subject,
@@ -108,6 +107,55 @@ BAD_TOKENS: dict[str, Callable[[Issuer], str]] = {
     "empty": lambda _: "",
     "no token": lambda _: "hello",
 }
+
+
+def of_another(issuer: Issuer, iss: object) -> dict[str, str]:
+    return {"issuer": str(iss), "trusted": issuer.url, "setting": "SHOPMESH_ISSUER"}
+
+
+@pytest.mark.parametrize("key", [None, Key("unknown")], ids=["its other name", "another Keycloak"])
+async def test_a_token_of_another_issuer_is_refused_with_both_named(
+    key: Key | None, stub: EchoStub, issuer: Issuer
+) -> None:
+    other = "http://keycloak:8080/realms/shop"
+    token = issuer.token(*ANN, iss=other, key=key)
+
+    assert await outcome(stub.Say(Text(), metadata=bearing(token))) == Refused(
+        grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID", of_another(issuer, other)
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="of another issuer than the one that is trusted here"):
+        await stub.Say(Text(), metadata=bearing(token))
+
+
+@pytest.mark.parametrize(("audiences", "shown"), [("account", "account"), (["account", "other"], "account, other")])
+async def test_a_token_for_another_audience_is_refused_with_both_named(
+    audiences: object, shown: str, stub: EchoStub, issuer: Issuer
+) -> None:
+    token = issuer.token(*ANN, aud=audiences)
+
+    assert await outcome(stub.Say(Text(), metadata=bearing(token))) == Refused(
+        grpc.StatusCode.UNAUTHENTICATED,
+        "TOKEN_INVALID",
+        {"audience": shown, "wanted": AUDIENCE, "setting": "SHOPMESH_AUDIENCE"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("http://a/\r\n\x1b[31mforged line\u2028", "http://a/???[31mforged line?"),
+        ("x" * 100_000, "x" * 197 + "..."),
+        ("x" * 200, "x" * 200),
+    ],
+    ids=["unprintable", "long", "not too long"],
+)
+async def test_what_a_token_says_of_itself_is_cut_and_printable(said: str, shown: str, issuer: Issuer) -> None:
+    assert told_by({"iss": said}, issuer.url, AUDIENCE).facts == of_another(issuer, shown)
+
+
+@pytest.mark.parametrize("claims", [{}, {"iss": 1}, {"iss": None, "aud": [None, 1]}, {"aud": {}}, {"aud": AUDIENCE}])
+def test_a_token_that_says_nothing_of_itself_is_told_nothing(claims: dict[str, object], issuer: Issuer) -> None:
+    assert type(told_by(claims, issuer.url, AUDIENCE)) is TokenInvalid
 
 
 @pytest.mark.parametrize("which", BAD_TOKENS)
