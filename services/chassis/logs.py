@@ -3,7 +3,7 @@
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -94,8 +94,20 @@ def about(name: str | None) -> Iterator[None]:
         _order.reset(token)
 
 
+@contextmanager
+def also(take: Callable[[bytes], None]) -> Iterator[None]:
+    """Meanwhile `take` gets every line that this process writes, as it was written, in the thread that says it."""
+    before, _Line.also = _Line.also, staticmethod(take)
+    try:
+        yield
+    finally:
+        _Line.also = before
+
+
 class _Line:
     """Writes a line, its keys in the order in which people read them."""
+
+    also: ClassVar[Callable[[bytes], None] | None] = None
 
     def __init__(self, service: str, instance: str) -> None:
         self._service, self._instance = service, instance
@@ -117,7 +129,10 @@ class _Line:
         if error := event.pop("exc_info", None):
             line["exception"] = _traceback(error)
         line.update(event)
-        return orjson.dumps(line, default=repr, option=orjson.OPT_UTC_Z)
+        written = orjson.dumps(line, default=repr, option=orjson.OPT_UTC_Z)
+        if _Line.also:
+            _Line.also(written)
+        return written
 
 
 def _traceback(error: object) -> str:

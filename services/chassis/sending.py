@@ -1,6 +1,6 @@
-"""Spans on their way to the OTLP endpoint. It is worth less than the calls that it watches: it may cost them nothing.
+"""Spans and lines on their way to the OTLP endpoint. Calls are worth more, and may lose nothing by what tells of them.
 
-Spans wait in a queue of bounded length, and a thread sends them in batches. Where nobody takes them, or takes them
+They wait in a queue of bounded length, and a thread sends them in batches. Where nobody takes them, or takes them
 slowly, the oldest are dropped; that is counted, and told at most once a minute, and at the end.
 """
 
@@ -9,17 +9,17 @@ import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from opentelemetry.sdk.trace import ReadableSpan
 
 from services.chassis import collector, logs
 from services.chassis.metrics import Counter
 from services.chassis.patience import Seldom, told
 
 MOST_WAITING = 4096
-"""Spans: two seconds of a service under full load, 6 MB."""
+"""Two seconds of a service under full load: 6 MB of spans, 2 MB of lines."""
 BATCH = 512
 EVERY_S = 0.5
 ANSWER_S = 2.0
@@ -31,42 +31,57 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-_SIGNAL, _OVERFLOW = "traces", "queue full"
+_OVERFLOW = "queue full"
 _dropped = Counter(
     "shopmesh.telemetry.dropped", "{item}", "What was recorded and not taken by the endpoint.", "signal", "reason"
 )
-_dropped.add(_SIGNAL, _OVERFLOW, by=0)
 
 log = logs.get()
 
 
-class Sender:
-    """Takes spans that have ended, from any thread, at once."""
+class Signal(Enum):
+    """What is sent: its name in OpenTelemetry and in our lines, and the rpc that takes it."""
 
-    def __init__(self, endpoint: str, encode: Callable[[Sequence[ReadableSpan]], bytes]) -> None:
-        """`encode` makes an ExportTraceServiceRequest; raises TypeError or ValueError for what cannot be written."""
-        self._endpoint, self._encode = endpoint, encode
+    SPANS = "traces", "spans", "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+    LINES = "logs", "lines", "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+
+    def __init__(self, signal: str, things: str, rpc: str) -> None:
+        self.signal, self.things, self.rpc = signal, things, rpc
+        self.dropped, self.unwritable = f"{things} were dropped", f"{things} cannot be written"
+
+
+def rejected(response: bytes) -> int:
+    """How many of a request were not taken. The responses of all signals have the number at the same place."""
+    return int(ExportTraceServiceResponse.FromString(response).partial_success.rejected_spans)
+
+
+class Sender[T]:
+    """Takes what there is to be sent, from any thread, at once."""
+
+    def __init__(self, endpoint: str, encode: Callable[[Sequence[T]], bytes], signal: Signal = Signal.SPANS) -> None:
+        """`encode` makes the request of the signal's rpc; raises TypeError or ValueError for what cannot be written."""
+        self._endpoint, self._encode, self._signal = endpoint, encode, signal
         self._channel = collector.channel(endpoint, _OPTIONS)
-        self._export: grpc.UnaryUnaryMultiCallable[bytes, ExportTraceServiceResponse] = self._channel.unary_unary(
-            "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-            response_deserializer=ExportTraceServiceResponse.FromString,
+        self._export: grpc.UnaryUnaryMultiCallable[bytes, int] = self._channel.unary_unary(
+            signal.rpc, response_deserializer=rejected
         )
-        self._waiting = deque[ReadableSpan](maxlen=MOST_WAITING)
-        self._batch: Sequence[ReadableSpan] = ()
+        self._waiting = deque[T](maxlen=MOST_WAITING)
+        self._batch: Sequence[T] = ()
         """On its way, or to be tried again."""
         self._overflowed = 0
         self._lost, self._seldom = Tally[str](), Seldom()
         self._sending = threading.Lock()
         self._wake, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
+        _dropped.add(signal.signal, _OVERFLOW, by=0)
+        self._thread = threading.Thread(target=self._run, name=signal.things, daemon=True)
         self._thread.start()
 
-    def put(self, span: ReadableSpan) -> None:
+    def put(self, one: T) -> None:
         """It is dropped when the endpoint has not kept up."""
         waiting = self._waiting
         if len(waiting) == MOST_WAITING:
             self._overflowed += 1
-        waiting.append(span)  # the oldest one goes
+        waiting.append(one)  # the oldest one goes
         if len(waiting) >= BATCH and not self._wake.is_set():
             self._wake.set()
 
@@ -75,12 +90,12 @@ class Sender:
         while (self._waiting or self._batch) and self._send(ANSWER_S):
             pass
 
-    def close(self) -> None:
+    def close(self, within_s: float = ANSWER_S) -> None:
         """Sends what is left; blocks for 2 s at most. What is not taken by then is lost, and counted."""
-        until = time.monotonic() + ANSWER_S
+        until = time.monotonic() + within_s
         self._closed.set()
         self._wake.set()
-        self._thread.join(ANSWER_S)
+        self._thread.join(within_s)
         while (left := until - time.monotonic()) > 0 and (self._waiting or self._batch) and self._send(left):
             pass
         self._channel.close()  # ends what is still on its way
@@ -107,12 +122,13 @@ class Sender:
             try:
                 request = self._encode(self._batch)
             except (TypeError, ValueError) as error:  # such as UnicodeEncodeError
-                log.warning("spans cannot be written", spans=len(self._batch), **told(error))
+                lost = {self._signal.things: len(self._batch)}
+                log.warning(self._signal.unwritable, **lost, **told(error))
                 self._lose("unwritable", len(self._batch))
                 self._batch = ()
                 return False
             try:
-                response = self._export(request, timeout=within_s)
+                refused = self._export(request, timeout=within_s)
             except grpc.RpcError as error:
                 # UNAVAILABLE has not been taken, by nobody or by one who wants it later. The rest may have been, or
                 # never will be.
@@ -121,19 +137,18 @@ class Sender:
                     self._batch = ()
                 return False
             self._batch = ()
-            self._lose("rejected", response.partial_success.rejected_spans)
+            self._lose("rejected", refused)
             return True
 
-    def _lose(self, reason: str, spans: int) -> None:
-        if spans > 0:
-            self._lost[reason] += spans
-            _dropped.add(_SIGNAL, reason, by=spans)
+    def _lose(self, reason: str, count: int) -> None:
+        if count > 0:
+            self._lost[reason] += count
+            _dropped.add(self._signal.signal, reason, by=count)
 
     def _tell(self) -> None:
         overflowed, self._overflowed = self._overflowed, 0
         self._lose(_OVERFLOW, overflowed)
         if self._lost and (self._closed.is_set() or self._seldom.may()):
-            log.warning(
-                "spans were dropped", endpoint=self._endpoint, spans=self._lost.total(), reasons=dict(self._lost)
-            )
+            lost, reasons = {self._signal.things: self._lost.total()}, dict(self._lost)
             self._lost.clear()
+            log.warning(self._signal.dropped, endpoint=self._endpoint, **lost, reasons=reasons)

@@ -29,6 +29,7 @@ from services.chassis.http import httpx
 from services.chassis.interceptors import Around, surroundings
 from services.chassis.looking import EVERY_S, Look
 from services.chassis.messages import from_duration, violations
+from services.chassis.own_lines import also_sent
 from services.chassis.reflection import add_reflection
 from services.chassis.registry import Registration
 from services.chassis.reporting import report
@@ -64,21 +65,10 @@ def run[C: Message](service: str, config: type[C], wire: Callable[["Process[C]"]
     except CannotStart as error:
         sys.exit(f"{service}: {error}")
     logs.configure(service, settings.instance)
-    failed = False
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(_live(settings, config, wire))
-        except* asyncio.CancelledError:
-            log.info("told to stop while starting")
-        except* CannotStart as errors:
-            failed = True
-            log.error("cannot start", error=str(innermost(errors)))  # noqa: TRY400  one clear line
-        except* Exception:
-            failed = True
-            log.exception("ended by an unexpected error")
-    if failed:
+    with also_sent(settings):
+        ended_well = _lived(settings, config, wire)
+    if not ended_well:
         sys.exit(1)
-    log.info("stopped")
 
 
 def guarded_server(
@@ -109,6 +99,25 @@ def add_guarded[S](
     wrapped = {name: around.wrap(f"/{service}/{name}", handler) for name, handler in handlers.by_name.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
     return rules
+
+
+def _lived[C: Message](settings: Settings, config: type[C], wire: Callable[["Process[C]"], Awaitable[None]]) -> bool:
+    """Whether it ended because it was told to; if not, it has said why."""
+    failed = False
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_live(settings, config, wire))
+        except* asyncio.CancelledError:
+            log.info("told to stop while starting")
+        except* CannotStart as errors:
+            failed = True
+            log.error("cannot start", error=str(innermost(errors)))  # noqa: TRY400  one clear line
+        except* Exception:
+            failed = True
+            log.exception("ended by an unexpected error")
+    if not failed:
+        log.info("stopped")
+    return not failed
 
 
 async def _live[C: Message](

@@ -86,6 +86,8 @@ class Settings:
     smtp_url: str
     otlp_endpoint: str
     """Empty: nothing is exported."""
+    otlp_logs: bool
+    """Whether the lines of this process go there too, beside its stdout: where nobody reads its files."""
     metrics: str
     """`host:port` of a page with the metrics of this process. Empty: there is none."""
     state_dir: Path
@@ -134,6 +136,7 @@ class Settings:
             client_secret_file=Path(secret) if secret else None,
             smtp_url=value("SMTP_URL", "smtp://127.0.0.1:1025"),
             otlp_endpoint=value("OTLP_ENDPOINT", ""),
+            otlp_logs=_is_true("SHOPMESH_OTLP_LOGS", value("OTLP_LOGS", "false")),
             metrics=address("METRICS", "") if value("METRICS", "") else "",
             state_dir=Path(value("STATE_DIR", ".shopmesh/last-good")),
             ads_listen=address("ADS_LISTEN", "127.0.0.1:18000"),
@@ -163,6 +166,12 @@ def host_and_port(name: str, text: str) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
         raise SettingInvalid(f"{name} must be host:port, not {text!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_true(name: str, text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise SettingInvalid(f"{name} must be true or false, not {text!r}")
+    return text == "true"
 
 
 def target_of(endpoint: str) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from mesh.v1 import registry_pb2
 from services.chassis import logs
 from services.chassis.early import end_at_once
 from services.chassis.etcd import Etcd
+from services.chassis.own_lines import also_sent
 from services.chassis.reporting import report
 from services.chassis.settings import CannotStart, Settings, innermost
 from services.chassis.sizes import SERVER_OPTIONS
@@ -116,7 +117,8 @@ def main() -> None:
         logs.configure(settings.service, settings.instance)
         descriptors, openapi = (resource(f"gen/{name}").read_bytes() for name in ("descriptors.binpb", "openapi.json"))
         contract = Contract.read(descriptors, openapi)
-        uvloop.run(serve(settings, contract, Seeds.read(resource("etcd/seed"), contract.methods)))
+        with also_sent(settings):
+            uvloop.run(serve(settings, contract, Seeds.read(resource("etcd/seed"), contract.methods)))
     except* CannotStart as errors:
         sys.exit(f"{SERVICE}: {innermost(errors)}")
 

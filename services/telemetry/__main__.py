@@ -6,10 +6,11 @@ import signal
 import socket
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -19,8 +20,10 @@ from starlette.types import ASGIApp
 
 from services.chassis import logs, reporting
 from services.chassis.early import end_at_once
-from services.chassis.settings import LOOPBACK, CannotStart, Settings, host_and_port, joined
+from services.chassis.own_lines import also_sent
+from services.chassis.settings import LOOPBACK, CannotStart, Settings, host_and_port, joined, target_of
 from services.chassis.vitals import watch_the_loop
+from services.log_files import said
 from services.pages.guard import Guarded, answering_to
 from services.story.databases import urls
 from services.telemetry import memory
@@ -107,6 +110,8 @@ async def serve(places: Places) -> None:
     intake = Intake(segments)
     store = Store(segments, intake)
     settings = Settings.read("telemetry")
+    if settings.otlp_endpoint and _is_here(settings.otlp_endpoint, places.otlp):
+        settings = replace(settings, otlp_endpoint="")  # the environment of all processes: it is kept here
     count(intake, segments)
     numbers = Numbers(own=lambda: reporting.counted(settings))
     # Each signal comes in by both doors.
@@ -121,27 +126,59 @@ async def serve(places: Places) -> None:
     if place.password:
         place.password.read()  # raises CannotStart: nobody has to look at a page to see that it is missing
     forward = Forward(settings.otlp_endpoint, intake) if settings.otlp_endpoint else None
-    async with asyncio.TaskGroup() as tasks:
-        # A thread of its own: questions take all of the others.
-        tasks.create_task(_in_a_thread(intake.run))
-        beside = [tasks.create_task(reporting.report(settings) if settings.otlp_endpoint else watch_the_loop())]
-        if places.logs:
-            beside.append(tasks.create_task(Tail(places.logs, store.marks(), forward or intake).run()))
-        try:
-            async with (
-                _grpc(grpc_server(signals, places.otlp, intake.refuse)),
-                _http(_otlp_http(signals, intake, places.otlp_http[0]), "OTLP_HTTP_LISTEN", *places.otlp_http),
-                _http(application(store, place, numbers.text), "TELEMETRY_LISTEN", *places.pages),
-            ):
-                log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
-                await stop.wait()
-        finally:
-            intake.close()
-            if forward:
-                forward.close()
-            for task in beside:
-                task.cancel()
+    with _own_lines(settings, places, intake):
+        async with asyncio.TaskGroup() as tasks:
+            # A thread of its own: questions take all of the others.
+            tasks.create_task(_in_a_thread(intake.run))
+            beside = [tasks.create_task(reporting.report(settings) if settings.otlp_endpoint else watch_the_loop())]
+            if places.logs:
+                beside.append(tasks.create_task(Tail(places.logs, store.marks(), forward or intake).run()))
+            try:
+                async with (
+                    _grpc(grpc_server(signals, places.otlp, intake.refuse)),
+                    _http(_otlp_http(signals, intake, places.otlp_http[0]), "OTLP_HTTP_LISTEN", *places.otlp_http),
+                    _http(application(store, place, numbers.text), "TELEMETRY_LISTEN", *places.pages),
+                ):
+                    log.info("telemetry is taken", otlp=places.otlp, page=f"http://{joined(*places.pages)}")
+                    await stop.wait()
+            finally:
+                intake.close()
+                if forward:
+                    forward.close()
+                for task in beside:
+                    task.cancel()
     segments.close()
+
+
+def _is_here(endpoint: str, listening: str) -> bool:
+    """Whether an OTLP endpoint is this very process: its port, at an address of this machine."""
+    name = "SHOPMESH_OTLP_ENDPOINT"
+    host, port = host_and_port(name, target_of(endpoint)[0])
+    if port != host_and_port("SHOPMESH_OTLP_LISTEN", listening)[1]:
+        return False
+    with suppress(OSError):  # nobody else's address can be bound
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as probe:
+                probe.bind(address)
+                return True
+    return False
+
+
+@contextmanager
+def _own_lines(settings: Settings, places: Places, intake: Intake) -> Iterator[None]:
+    """Where SHOPMESH_OTLP_LOGS wants them: with those of all others, here or elsewhere. From files they come anyway."""
+    if places.logs or not settings.otlp_logs:
+        yield
+    elif settings.otlp_endpoint:
+        with also_sent(settings):
+            yield
+    else:
+
+        def keep(line: bytes) -> None:
+            intake.put_lines([said(line, settings.service, time.time_ns())])
+
+        with logs.also(keep):
+            yield
 
 
 async def _in_a_thread(run: Callable[[], None]) -> None:

@@ -9,11 +9,10 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from services.chassis.otlp_lines import ORDER
 from services.log_files import Line
 from services.telemetry.model import Span, SpanEvent, SpanLink, Value
 
-ORDER = "order"
-"""The attribute of a log record that names the order it is about."""
 _KINDS = ("INTERNAL", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUS = ("UNSET", "OK", "ERROR")
 _NOTHING = frozenset({bytes(8), bytes(16), b""})

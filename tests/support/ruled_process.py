@@ -14,6 +14,8 @@ from shop.product.v1 import config_pb2
 from services.chassis import logs, server
 from tests.support.ruled_echo import Echo, Text, add_echo
 
+ORDER = "orders/6d1e4c0a-2f9b-5b7e-9a54-0f6f8a2f3c11"
+
 log = logs.get()
 
 
@@ -22,6 +24,9 @@ async def wire(process: server.Process[config_pb2.ProductConfig]) -> None:
         if request.text == "slow":
             log.info("slow call begun")
             await asyncio.sleep(1)
+        if request.text == "an order":
+            logs.bind_order(ORDER)
+            log.warning("said of the order", reason="OUT_OF_STOCK")
         if request.text == "page size":
             return Text(text=str(process.config.current.default_page_size))
         return request

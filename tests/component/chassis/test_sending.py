@@ -31,7 +31,7 @@ def span(number: int, name: str = "a span") -> ReadableSpan:
 
 
 @contextmanager
-def sender(endpoint: str) -> Iterator[Sender]:
+def sender(endpoint: str) -> Iterator[Sender[ReadableSpan]]:
     sender = Sender(endpoint, encode)
     try:
         yield sender

@@ -11,11 +11,12 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 
+from services.chassis.otlp_lines import encoded
 from services.cli.log_search import Away, Store, Wanted
 from services.cli.logs import LogFile
 from services.log_files import Line
 from services.telemetry import otlp
-from services.telemetry.forward import Forward, encoded
+from services.telemetry.forward import Forward
 from services.telemetry.tail import Tail
 from tests.support.ports import free_port
 from tests.support.telemetry import Telemetry
