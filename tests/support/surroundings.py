@@ -9,6 +9,7 @@ import pytest
 
 from services.chassis.settings import Settings
 from services.mailbox.__main__ import address
+from services.pages.guard import answering_to
 from services.telemetry.__main__ import Places
 
 PREFIX = "SHOPMESH_"
@@ -53,10 +54,12 @@ def read_by(process: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
         if process == "mailbox":
             address("SHOPMESH_SMTP_LISTEN", "127.0.0.1:1025")
             address("SHOPMESH_MAIL_LISTEN", "127.0.0.1:8025")
+            answering_to("127.0.0.1", environ)
             return environ.asked | {"SHOPMESH_INSTANCE"}
         Settings.read(process, environ)
         if process == "telemetry":
             Places.read()
+            answering_to("127.0.0.1", environ)
     return environ.asked
 
 

@@ -21,7 +21,7 @@ type Document = Mapping[str, Any]
 KUBERNETES = CHECKOUT / "deploy" / "kubernetes"
 DEMO = Kustomization.read(KUBERNETES / "overlays" / "demo")
 README = (KUBERNETES / "README.md").read_text()
-OURS = (*SERVICES, "controlplane", "telemetry", "envoy", "databases", "etcd", "mailpit")
+OURS = (*SERVICES, "controlplane", "telemetry", "envoy", "databases", "etcd", "mailpit", "catalogue")
 
 
 def pods(rendered: list[Document]) -> dict[str, Document]:

@@ -12,6 +12,9 @@ ROW = re.compile(r"^\| `(SHOPMESH_[A-Z_]+)(?:<NAME>)?` \| ([^|]*?) ?\|", re.MULT
 PROCESSES = ("order", "controlplane", "telemetry", "mailbox")
 """All services read the same."""
 
+ONLY_COMPOSE = {"SHOPMESH_IDENTITY", "SHOPMESH_IMAGE"}
+"""What compose.yaml itself makes something of; it says what."""
+
 
 @pytest.fixture(scope="module")
 def rows() -> list[tuple[str, str]]:
@@ -42,3 +45,11 @@ def test_defaults_are_those_of_the_code(rows: list[tuple[str, str]]) -> None:
 
 def test_what_is_no_setting_is_still_in_the_code() -> None:
     assert [name for name in NOT_SETTINGS if name not in code()] == []
+
+
+def test_compose_file_and_manifests_name_no_variable_that_is_not_in_the_table(rows: list[tuple[str, str]]) -> None:
+    files = [CHECKOUT / "compose.yaml", CHECKOUT / "Dockerfile", *(CHECKOUT / "deploy" / "kubernetes").rglob("*.*")]
+    named = {name for file in files for name in re.findall(r"SHOPMESH_[A-Z_]+", file.read_text())}
+    strange = {name for name in named if not name.startswith(("SHOPMESH_PORT_", "SHOPMESH_SECRET_"))}
+    assert strange - {name for name, _ in rows} == ONLY_COMPOSE
+    assert all(name in (CHECKOUT / "compose.yaml").read_text() for name in ONLY_COMPOSE)
