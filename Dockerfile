@@ -62,6 +62,6 @@ ENV PATH=/shopmesh/bin:$PATH \
     SHOPMESH_LENS=/usr/share/shopmesh/zipkin-lens-3.4.3.jar
 USER 10001:10001
 WORKDIR /var/lib/shopmesh
-HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 CMD ["python", "-m", "services.cli.healthy"]
+HEALTHCHECK --interval=5s --timeout=10s --start-period=120s --retries=6 CMD ["python", "-m", "services.cli.healthy"]
 ENTRYPOINT ["shopmesh"]
 CMD ["--help"]
