@@ -4,6 +4,7 @@
 which has the schemas and the linter (`make check` makes it).
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,12 +26,12 @@ def of_the_dockerfile(file: Path) -> Iterator[str]:
 
 def of_the_compose_file(file: Path) -> Iterator[str]:
     """What its schema says, and what it cannot say."""
-    document = yaml.safe_load(file.read_text())
+    document = yaml.load(file.read_text(), yaml.CSafeLoader)
     yield from (f"{file}: {fault}" for fault in (*of_compose(document), *composed(document)))
 
 
 def of_the_manifests(root: Path, unknown: set[str]) -> Iterator[str]:
-    """Of every kustomization below `root`. Kinds that no schema tells of are put into `unknown`."""
+    """Of every kustomization below `root`. What no schema tells of is put into `unknown`."""
     named = set[Path]()
     for whole in kustomizations(root):
         yield from whole.faults
@@ -46,11 +47,24 @@ def of_the_manifests(root: Path, unknown: set[str]) -> Iterator[str]:
             yield f"{file}: no {KUSTOMIZATION} names it"
 
 
+def of_what_is_rendered(overlay: Path, unknown: set[str]) -> Iterator[str]:
+    """Of an overlay as kubectl puts it together: nothing may be missing then. Without kubectl it is not looked at."""
+    kubectl = shutil.which("kubectl")
+    if not kubectl:
+        unknown.add("the overlay as it is put together (there is no kubectl here)")
+        return
+    run = subprocess.run([kubectl, "kustomize", overlay], check=False, capture_output=True, text=True)
+    if run.returncode:
+        yield f"{overlay}: {run.stderr.strip()}"
+    for document in yaml.load_all(run.stdout, yaml.CSafeLoader):
+        yield from _of_one(Found(overlay, document), unknown, partly=False)
+
+
 def _of_one(found: Found, unknown: set[str], *, partly: bool) -> Iterator[str]:
     try:
         yield from (f"{found}: {fault}" for fault in of_kubernetes(found.document, partly=partly))
     except NoSchema as error:
-        unknown.add(str(error))
+        unknown.add(f"{error} (Kubernetes {KUBERNETES} has no schema of it)")
 
 
 def main(folder: Path) -> int:
@@ -59,11 +73,12 @@ def main(folder: Path) -> int:
     found = list(dict.fromkeys((
         *of_the_dockerfile(folder / "Dockerfile"),
         *of_the_compose_file(folder / "compose.yaml"),
-        *of_the_manifests(folder / "deploy" / "kubernetes", unknown),
+        *of_the_manifests(manifests := folder / "deploy" / "kubernetes", unknown),
+        *of_what_is_rendered(manifests / "overlays" / "demo", unknown),
     )))  # fmt: skip
     print(*found, sep="\n", end="\n" if found else "")
     if unknown:
-        print(f"deploy: not checked, Kubernetes {KUBERNETES} has no schema of: {', '.join(sorted(unknown))}")
+        print("deploy: not checked:", *sorted(unknown), sep="\n  ")
     return 1 if found else 0
 
 

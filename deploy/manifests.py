@@ -82,7 +82,7 @@ class Kustomization:
         """Never raises: what cannot be read is a fault."""
         this = cls(folder)
         file = folder / KUSTOMIZATION
-        told: Document = yaml.safe_load(file.read_text())
+        told: Document = yaml.load(file.read_text(), yaml.CSafeLoader)
         for name in told.get("resources", ()):
             this._take(folder / name)
         for patch in told.get("patches", ()):
@@ -135,7 +135,7 @@ class Kustomization:
 
 def documents(path: Path) -> list[Found]:
     """Of a file, which may have several."""
-    return [Found(path, document) for document in yaml.safe_load_all(path.read_text()) if document]
+    return [Found(path, document) for document in yaml.load_all(path.read_text(), yaml.CSafeLoader) if document]
 
 
 def kustomizations(root: Path) -> Iterator[Kustomization]:

@@ -22,9 +22,9 @@ type Document = Mapping[str, Any]
 
 KUBERNETES = CHECKOUT / "deploy" / "kubernetes"
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
-COMPOSE: Document = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())
+COMPOSE: Document = yaml.load((CHECKOUT / "compose.yaml").read_text(), yaml.CSafeLoader)
 DEMO = Kustomization.read(KUBERNETES / "overlays" / "demo")
-NATS: Document = yaml.safe_load((KUBERNETES / "infrastructure" / "nats.values.yaml").read_text())
+NATS: Document = yaml.load((KUBERNETES / "infrastructure" / "nats.values.yaml").read_text(), yaml.CSafeLoader)
 
 IMAGE = dict(re.findall(r"(SHOPMESH_\w+)=(\S+)", DOCKERFILE))
 """The environment that our image has by itself."""

@@ -40,7 +40,7 @@ def rendered() -> list[Document]:
     run = subprocess.run(
         [kubectl, "kustomize", KUBERNETES / "overlays" / "demo"], check=True, capture_output=True, text=True, timeout=60
     )
-    return list(yaml.safe_load_all(run.stdout))
+    return list(yaml.load_all(run.stdout, yaml.CSafeLoader))
 
 
 def patch(name: str) -> Document:
