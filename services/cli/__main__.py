@@ -26,6 +26,7 @@ from services.cli.process import CannotStart
 from services.cli.serving import serve
 from services.cli.settings import SERVICES, shown
 from services.cli.state import StateFolder
+from services.cli.status_command import status
 from services.cli.steering import drain, restart, scale
 from services.cli.trace_command import trace
 from services.story.asking import CannotTell, order_uuid
@@ -115,38 +116,6 @@ def down(state: Path, wipe: bool) -> None:
 
         remove(folder.path)
         click.echo(f"removed {shown(state)}")
-
-
-@main.command()
-@with_state
-@click.option("--json", "as_json", is_flag=True, help="A list of {name, state, pid, address, rss_bytes, pss_bytes}.")
-def status(state: Path, as_json: bool) -> None:
-    """Show every part: its state, process, address and memory.
-
-    PSS is memory with what is shared split among its users, so its sum is what the shop takes. A part that was drained
-    stays so until `restart` or `scale` brings it back. Exit code 1 when another part is not ready.
-    """
-    from services.cli.state import memory
-
-    rows = []
-    for part in StateFolder(state.absolute()).read()["parts"]:
-        rss, pss = memory(part["pid"])
-        row = {name: part[name] for name in ("name", "state", "pid", "address")}
-        rows.append({**row, "rss_bytes": rss, "pss_bytes": pss})
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-    elif not rows:
-        click.echo(f"no shop has run in {shown(state)} yet: start one with `make run` or `shopmesh up --detach`")
-    else:
-        width = max(14, *(len(row["name"]) for row in rows))
-        click.echo(f"{'part':{width}} {'state':11} {'pid':>8}  {'address':22} {'RSS MB':>7} {'PSS MB':>7}")
-        for row in rows:
-            sizes = f"{row['rss_bytes'] / 1e6:7.0f} {row['pss_bytes'] / 1e6:7.0f}"
-            click.echo(f"{row['name']:{width}} {row['state']:11} {row['pid'] or '-':>8}  {row['address']:22} {sizes}")
-        total = sum(row["pss_bytes"] for row in rows)
-        click.echo(f"{'sum':{width}} {'':11} {'':8}  {'':22} {'':7} {total / 1e6:7.0f}")
-    if any(row["state"] not in ("ready", "drained") for row in rows) or not rows:
-        sys.exit(1)
 
 
 @main.command()
@@ -277,10 +246,13 @@ def demo(state: Path) -> None:
 def demo_data(state: Path) -> None:
     """Put the demo's products and stock into the shop, as carol; what is there already stays as it is.
 
-    `make run` does it by itself, `docker compose up` too.
+    `make run` does it by itself, `docker compose up` too; nothing is put there with SHOPMESH_DEMO=no.
     """
     from services.cli.demo_data import load
 
+    if os.environ.get("SHOPMESH_DEMO") == "no":
+        click.echo("SHOPMESH_DEMO=no: no demo data")
+        return
     click.echo(asyncio.run(load(places_of(state))))
 
 
@@ -307,7 +279,7 @@ def mesh(context: click.Context, state: Path, once: bool, as_json: bool) -> None
     from services.cli.mesh import show
 
     if context.invoked_subcommand is None:
-        show(StateFolder(state.absolute()), once=once, as_json=as_json)
+        show(places_of(state), once=once, as_json=as_json)
 
 
 @mesh.command()
@@ -325,10 +297,10 @@ def explain(state: Path, caller: str, service: str) -> None:
     """
     from services.cli.mesh import explain
 
-    explain(StateFolder(state.absolute()), caller, service)
+    explain(places_of(state), caller, service)
 
 
-for command in (check, scale, drain, restart, canary, deadletters, logs, trace, serve, prepare):
+for command in (check, status, scale, drain, restart, canary, deadletters, logs, trace, serve, prepare):
     main.add_command(command)
 
 

@@ -1,6 +1,6 @@
 """What the commands for documents have in common: which ones are meant, the etcd that has them, and their words.
 
-The etcd is that of the shop in the state folder, or the one that SHOPMESH_ETCD (host:port) names.
+The etcd is that of the shop (places.py), or the one that SHOPMESH_ETCD (host:port) names.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from services.cli.editing import kept
+from services.cli.places import is_elsewhere, places_of
 from services.cli.process import CannotStart
-from services.cli.settings import HOST, SERVICES
-from services.cli.state import StateFolder
+from services.cli.settings import SERVICES
 
 if TYPE_CHECKING:
     from services.chassis.etcd import Etcd
@@ -120,13 +120,12 @@ def with_etcd[T](state: Path, ask: "Callable[[Etcd], Awaitable[T]]", keep: tuple
         raise click.ClickException(str(refused)) from None
 
 
-def envoy_admin(state: Path) -> int | None:
-    """The port of the admin page of the Envoy that goes by this etcd; None where it is not known, or none runs."""
-    folder = StateFolder(state.absolute())
-    if os.environ.get(ETCD_VARIABLE) or not any(part["name"] == "envoy" for part in folder.read()["parts"]):
-        return None
-    return folder.ports()["envoy-admin"]
+def envoys(state: Path) -> list[str]:
+    """`ip:port` of the admin page of each Envoy that goes by this etcd, as far as they are known."""
+    if os.environ.get(ETCD_VARIABLE) and not is_elsewhere():
+        return []
+    return places_of(state).envoys()
 
 
 def _address(state: Path) -> str:
-    return os.environ.get(ETCD_VARIABLE) or f"{HOST}:{StateFolder(state.absolute()).ports()['etcd']}"
+    return os.environ.get(ETCD_VARIABLE) or places_of(state).etcd

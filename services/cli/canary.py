@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.access import as_of, envoy_admin, with_etcd
+from services.cli.access import as_of, envoys, with_etcd
 from services.cli.effect import wait, with_no_wait
 from services.cli.options import with_state
+from services.cli.places import is_elsewhere
 from services.cli.process import CannotStart
 from services.cli.settings import SERVICES
 
@@ -58,7 +59,8 @@ def canary(
 
     running = with_etcd(state, lambda etcd: _change(etcd, service, alter, action, None if no_wait else state))
     if version and version not in running:
-        click.echo(f"no instance of {version} runs: `shopmesh scale {service}@{version} 1` starts one here")
+        start = "start one" if is_elsewhere() else f"`shopmesh scale {service}@{version} 1` starts one here"
+        click.echo(f"no instance of {version} runs: {start}")
 
 
 async def _change(
@@ -83,7 +85,7 @@ async def _change(
     before, after = (await change(etcd, kind, [service], altered, action))[service]
     click.echo(f"{service}: {said} ({as_of(after)})")
     if state is not None:
-        click.echo(await wait(etcd, kind, {service: before}, envoy_admin(state)))
+        click.echo(await wait(etcd, kind, {service: before}, envoys(state)))
     return running
 
 

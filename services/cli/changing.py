@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from services.cli.access import as_of, changed, effective, envoy_admin, kind_of, services_of, state_at, with_etcd
+from services.cli.access import as_of, changed, effective, envoys, kind_of, services_of, state_at, with_etcd
 from services.cli.editing import changed_meanwhile, kept, page, pretty, without_comments
 from services.cli.effect import wait, with_no_wait
 from services.cli.options import with_state
@@ -165,7 +165,7 @@ async def _told(
         click.echo(f"{service}: {'nothing changed' if before == after else f'{what} ({as_of(after)})'}")
     were = {service: before for service, (before, after) in done.items() if before != after}
     if were and not no_wait:
-        click.echo(await wait(etcd, kind, were, envoy_admin(state)))
+        click.echo(await wait(etcd, kind, were, envoys(state)))
 
 
 def _meant(words: Sequence[str], everywhere: bool) -> tuple[list[str], list[str]]:

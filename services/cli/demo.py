@@ -50,7 +50,7 @@ class Story:
 
 async def run(places: Places, tell: Callable[[str], None]) -> None:
     """Tells the whole story, or as far as it goes. Raises CannotStart when a step fails."""
-    page, story = f"http://{places.telemetry}/orders", Story()
+    page, story = f"{places.telemetry_page}/orders", Story()
     with _traced(places.otlp_endpoint):
         try:
             order_id = await _live(places, story)
@@ -104,7 +104,7 @@ async def _live(places: Places, story: Story) -> UUID:
     for when, where, what in _told(followed):
         story.step(where, what, when)
     for when, subject in arrived:
-        story.step("mailbox", f"has “{subject}”: http://{places.mail}", when)
+        story.step("mailbox", f"has “{subject}”: {places.mail_page}", when)
     return order_uuid(order.name)
 
 

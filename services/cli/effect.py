@@ -33,16 +33,16 @@ class _Seen:
 
 
 async def wait(
-    etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoy: int | None, within_s: float = WAIT_S
+    etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoys: Sequence[str], within_s: float = WAIT_S
 ) -> str:
     """Returns when what etcd has for these services holds everywhere, and tells where, and after what time.
 
-    `before` is what it had before the change; `envoy` is the port of its admin page, None where it is not to be asked.
+    `before` is what it had before the change; `envoys` are the admin pages of those that are to be asked.
     Raises CannotStart, with what does not go by it and why.
     """
     began = time.monotonic()
     try:
-        while (seen := await _look(etcd, kind, before, envoy)).lacking:
+        while (seen := await _look(etcd, kind, before, envoys)).lacking:
             if seen.final or time.monotonic() > began + within_s:
                 lines = "".join(f"\n  {line}" for line in seen.lacking)
                 raise CannotStart(f"written, but not in effect after {time.monotonic() - began:.1f} s:{lines}")
@@ -55,7 +55,7 @@ async def wait(
     return f"{seen.where} after {time.monotonic() - began:.1f} s"
 
 
-async def _look(etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoy: int | None) -> _Seen:
+async def _look(etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoys: Sequence[str]) -> _Seen:
     from services.chassis.etcd import EtcdUnavailable
     from services.cli.applied import look
 
@@ -67,8 +67,10 @@ async def _look(etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoy:
     where = f"in effect at {processes[0]}" if len(processes) == 1 else f"in effect at all {len(processes)} instances"
     if lacking := [*_behind(told)]:
         return _Seen("", lacking, final=not told.waited_for)
-    if kind.name == "policy" and envoy is not None:
-        return _Seen("in effect in Envoy", await _not_in_envoy(told, before, envoy))
+    if kind.name == "policy" and envoys:
+        where = "in effect in Envoy" if len(envoys) == 1 else f"in effect in all {len(envoys)} Envoys"
+        differing = await asyncio.gather(*(_not_in_envoy(told, before, admin) for admin in envoys))
+        return _Seen(where, [*dict.fromkeys(line for lines in differing for line in lines)])
     return _Seen(where if processes else "")
 
 
@@ -82,13 +84,14 @@ def _behind(told: "Told") -> Iterator[str]:
             yield f"{row.process} goes by {f'revision {row.revision}' if row.revision else 'the defaults'}"
 
 
-async def _not_in_envoy(told: "Told", before: Mapping[str, "Held"], admin: int) -> list[str]:
+async def _not_in_envoy(told: "Told", before: Mapping[str, "Held"], admin: str) -> list[str]:
     """A control plane that goes by a policy has told it to Envoy, or is about to."""
     from services.cli.explain import Asked, differences
     from services.cli.readiness import REFUSALS, http
 
+    host, _, port = admin.rpartition(":")
     try:
-        _, answer = await http(admin, "/config_dump")
+        _, answer = await http(int(port), "/config_dump", host=host.strip("[]"))
         dump = json.loads(answer)
     except REFUSALS:
         return ["Envoy does not answer: see `shopmesh status`"]

@@ -62,6 +62,14 @@ class Traffic:
     """Of the last seconds; None when nobody called."""
 
 
+@dataclass(frozen=True, slots=True)
+class Envoy:
+    """What one Envoy knows, by cluster."""
+
+    hosts: Mapping[str, Sequence[Host]] = field(default_factory=dict[str, Sequence[Host]])
+    traffic: Mapping[str, Traffic] = field(default_factory=dict[str, Traffic])
+
+
 def hosts(clusters: Mapping[str, Any]) -> dict[str, list[Host]]:
     """The page CLUSTERS: who is in which cluster."""
     return {

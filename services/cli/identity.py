@@ -24,7 +24,9 @@ def access_token(url: str, user: str) -> str:
             f"no answer from Keycloak at {url}: see `shopmesh status` and its log (`shopmesh logs keycloak`)"
         ) from None
     if answer.status_code in (400, 401) and "invalid_grant" in answer.text:
-        raise CannotStart(f"Keycloak knows no demo user {user}: there are ann, bob, carol and oscar")
+        raise CannotStart(
+            f"Keycloak knows no demo user {user}: there are ann, bob, carol and oscar, unless a shop is without them"
+        )
     if answer.status_code >= 500:
         raise CannotStart(
             f"Keycloak fails ({answer.status_code}): see `shopmesh logs keycloak`; after a full disk it has to be "

@@ -19,13 +19,12 @@ from rich.live import Live
 from rich.table import Table
 
 from services.chassis.etcd import Entry, Etcd, EtcdUnavailable
-from services.cli.envoy_admin import CLUSTERS, STATS, hosts, traffic
+from services.cli.envoy_admin import CLUSTERS, STATS, Envoy, hosts, traffic
 from services.cli.envoy_config import ANYBODY, ways
 from services.cli.explain import EDGE, Asked, figures, limits, rpcs_of, told
 from services.cli.mesh_view import Reading, Service, refusals, view
+from services.cli.places import Places
 from services.cli.process import CannotStart
-from services.cli.settings import HOST
-from services.cli.state import StateFolder
 from services.files import resource
 
 EVERY_S = 1.0
@@ -34,17 +33,18 @@ PREFIX = "/shop/"
 
 
 class Watched:
-    """etcd and Envoy's admin of a shop on this machine."""
+    """etcd and the admin pages of all Envoys of a shop."""
 
-    def __init__(self, folder: StateFolder, etcd: Etcd, envoy: httpx.AsyncClient) -> None:
-        self._folder, self.etcd, self._envoy = folder, etcd, envoy
+    def __init__(self, places: Places, etcd: Etcd, web: httpx.AsyncClient) -> None:
+        self._places, self.etcd, self._web = places, etcd, web
 
     async def read(self) -> Reading:
-        """What both say now. Either may be away: this is looked at when something is wrong."""
-        at = time.monotonic()
-        documents, pages = await asyncio.gather(self._documents(), self._pages())
-        clusters, stats = pages or (None, None)
-        parts = {part["name"]: (part["state"], part["address"]) for part in self._folder.read()["parts"]}
+        """What all say now. Any may be away: this is looked at when something is wrong."""
+        at, admins = time.monotonic(), await asyncio.to_thread(self._places.envoys)
+        documents, envoys = await asyncio.gather(self._documents(), asyncio.gather(*map(self._envoy, admins)))
+        answered = {admin: envoy for admin, envoy in zip(admins, envoys, strict=True) if envoy}
+        folder = self._places.folder
+        parts = {part["name"]: (part["state"], part["address"]) for part in (folder.read()["parts"] if folder else ())}
         return Reading(
             at,
             parts,
@@ -58,15 +58,18 @@ class Watched:
                 _parsed(entry, registry_pb2.Status())
                 for entry in _below("status/controlplane/", documents or {}).values()
             ),
-            None if clusters is None else hosts(clusters),
-            {} if stats is None else traffic(stats),
+            answered,
+            len(admins) - len(answered),
         )
 
     async def explained(self, caller: str, service: str) -> list[str]:
         """How calls from one to the other are carried, in lines. Raises CannotStart when Envoy or etcd is away."""
         now = await self.read()
+        if not now.envoys:
+            raise CannotStart("Envoy does not answer: see `shopmesh status`")
+        admin = min(now.envoys)
         try:
-            answer = await self._envoy.get("/config_dump", timeout=10)
+            answer = await self._web.get(f"http://{admin}/config_dump", timeout=10)
             entry = await self.etcd.get(f"{PREFIX}policy/{service}")
         except (httpx.HTTPError, EtcdUnavailable) as error:
             who = "etcd" if isinstance(error, EtcdUnavailable) else "Envoy"
@@ -74,10 +77,14 @@ class Watched:
         seed = json.loads(resource(f"etcd/seed/policy/{service}.json").read_text())
         asked = Asked(seed, _fields(entry), entry.revision if entry else 0)
         (shown,) = [each for each in view(now, now) if each.service == service]
-        ports, listener = self._folder.ports(), EDGE if caller == EDGE else "mesh"
-        authority = "" if caller == EDGE else f", authority {service}"
+        listener = f"edge, {self._places.edge}" if caller == EDGE else f"mesh, {self._places.mesh}, authority {service}"
         return [
-            f"{caller} -> {service}: by Envoy's listener {listener}, {HOST}:{ports[listener]}{authority}",
+            f"{caller} -> {service}: by Envoy's listener {listener}",
+            *(
+                [f"Envoy:   the one with admin page {admin}; there are {len(now.envoys)}"]
+                if len(now.envoys) > 1
+                else ()
+            ),
             f"policy:  {shown.policy}",
             f"[seed] is etcd/seed/policy/{service}.json, [etcd N] revision N of {PREFIX}policy/{service}",
             *(f"refused: {why}" for why in refusals(now, service)),
@@ -94,32 +101,31 @@ class Watched:
             return None
         return {key.removeprefix(PREFIX): entry for each in found for key, entry in each.entries.items()}
 
-    async def _pages(self) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    async def _envoy(self, admin: str) -> Envoy | None:
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            clusters, stats = await asyncio.gather(self._envoy.get(CLUSTERS), self._envoy.get(STATS))
-            return clusters.raise_for_status().json(), stats.raise_for_status().json()
+            answers = await asyncio.gather(*(self._web.get(f"http://{admin}{page}") for page in (CLUSTERS, STATS)))
+            clusters, stats = (answer.raise_for_status().json() for answer in answers)
+            return Envoy(hosts(clusters), traffic(stats))
         return None
 
 
 @asynccontextmanager
-async def watched(folder: StateFolder) -> AsyncGenerator[Watched]:
-    """Raises CannotStart when no shop runs there."""
-    ports = folder.ports()
-    etcd = Etcd(f"{HOST}:{ports['etcd']}")
-    admin = f"http://{HOST}:{ports['envoy-admin']}"
+async def watched(places: Places) -> AsyncGenerator[Watched]:
+    """Connected to etcd while it is open."""
+    etcd = Etcd(places.etcd)
     try:
-        async with httpx.AsyncClient(base_url=admin, trust_env=False, timeout=ANSWER_S) as envoy:
-            yield Watched(folder, etcd, envoy)
+        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as web:
+            yield Watched(places, etcd, web)
     finally:
         await etcd.close()
 
 
-def show(folder: StateFolder, *, once: bool, as_json: bool) -> None:
+def show(places: Places, *, once: bool, as_json: bool) -> None:
     """Once, with the rates of one second; or on a terminal again and again until Ctrl-C."""
     console = Console(highlight=False)
 
     async def look() -> None:
-        async with watched(folder) as shop:
+        async with watched(places) as shop:
             before = await shop.read()
             with contextlib.ExitStack() as screen:
                 live = None
@@ -139,11 +145,11 @@ def show(folder: StateFolder, *, once: bool, as_json: bool) -> None:
         asyncio.run(look())
 
 
-def explain(folder: StateFolder, caller: str, service: str) -> None:
+def explain(places: Places, caller: str, service: str) -> None:
     """Prints it."""
 
     async def look() -> list[str]:
-        async with watched(folder) as shop:
+        async with watched(places) as shop:
             return await shop.explained(caller, service)
 
     for line in asyncio.run(look()):

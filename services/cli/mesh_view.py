@@ -1,11 +1,15 @@
-"""The mesh as a table: what etcd says, what Envoy does with it, and what was measured between two readings. Pure."""
+"""The mesh as a table: what etcd says, what Envoy does with it, and what was measured between two readings. Pure.
 
-from collections.abc import Iterable, Mapping
+Where several Envoys carry the calls, their figures are added up, and what only some of them say tells how many.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.v1 import registry_pb2
 
-from services.cli.envoy_admin import Host, Traffic
+from services.cli.envoy_admin import Envoy, Host, Traffic
 from services.cli.releases import Release
 from services.cli.settings import SERVICES
 
@@ -26,8 +30,15 @@ class Reading:
     """Revision of the document of a service in etcd."""
     applied: tuple[registry_pb2.Status, ...] = ()
     """What each control plane says of itself."""
-    hosts: Mapping[str, list[Host]] | None = None
-    traffic: Mapping[str, Traffic] = field(default_factory=dict[str, Traffic])
+    envoys: Mapping[str, Envoy] = field(default_factory=dict[str, Envoy])
+    """Those that answered, by the address of their admin page."""
+    silent: int = 0
+    """How many others there are."""
+
+    def where(self, some: int) -> str:
+        """In words, at how many of the Envoys something is so; empty when at all."""
+        known = len(self.envoys) + self.silent
+        return "" if some == known else f" at {some} of {known} Envoys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +72,27 @@ class Service:
 
 
 def view(before: Reading, now: Reading) -> list[Service]:
-    """Rates are those between the two readings; without an earlier one of Envoy they are 0."""
+    """Rates are those between the two readings; without an earlier one of an Envoy, its are 0."""
     return [_service(service, before, now) for service in SERVICES]
 
 
 def _service(service: str, before: Reading, now: Reading) -> Service:
     seconds = max(now.at - before.at, 0.001)
     instances = tuple(_instances(service, before, now, seconds))
-    last, then = _together(now.traffic, service), _together(before.traffic or now.traffic, service)
+    both = now.envoys.keys() & before.envoys.keys()
+    last, then = (_together([reading.envoys[each] for each in both], service) for reading in (now, before))
 
     def rate(counter: str) -> float:
         return max(0, last.counters.get(counter, 0) - then.counters.get(counter, 0)) / seconds
 
     refused = sum(last.statuses.values()) - sum(then.statuses.values())
-    overflows = rate("upstream_rq_pending_overflow")
     return Service(
         service,
-        _breaker(last, overflows, instances) if now.hosts is not None else "?",
+        _breaker(service, now, rate("upstream_rq_pending_overflow")),
         sum(each.calls_per_s for each in instances),
         rate("upstream_rq_5xx"),
         max(0, refused) / seconds,
-        last.p99_ms,
+        _together(now.envoys.values(), service).p99_ms,
         _policy(service, now),
         instances,
     )
@@ -89,16 +100,18 @@ def _service(service: str, before: Reading, now: Reading) -> Service:
 
 def _instances(service: str, before: Reading, now: Reading, seconds: float) -> Iterable[Instance]:
     """First who registered, then who Envoy knows beyond these, then who is drained."""
-    hosts, earlier = _by_address(now.hosts, service), _by_address(before.hosts or now.hosts, service)
+    hosts, earlier = ({each: _by_address(envoy, service) for each, envoy in reading.envoys.items()}
+                      for reading in (now, before))  # fmt: skip
     names = {address: name for name, (_, address) in now.parts.items() if _is_of(name, service)}
 
     def row(name: str, version: str, address: str, state: str) -> Instance:
-        host, then = hosts.get(address), earlier.get(address)
-        calls = host.calls - then.calls if host and then else 0
-        failed = host.failed - then.failed if host and then else 0
-        return Instance(
-            name, version, address, state, _health(host, now), max(0, calls) / seconds, max(0, failed) / seconds
-        )
+        calls = failed = 0
+        for each in hosts.keys() & earlier.keys():
+            if (host := hosts[each].get(address)) and (then := earlier[each].get(address)):
+                calls += max(0, host.calls - then.calls)
+                failed += max(0, host.failed - then.failed)
+        health = _health([seen.get(address) for seen in hosts.values()], now)
+        return Instance(name, version, address, state, health, calls / seconds, failed / seconds)
 
     registered = {
         key.removeprefix(f"{service}/"): endpoint
@@ -109,7 +122,7 @@ def _instances(service: str, before: Reading, now: Reading, seconds: float) -> I
         state = registry_pb2.Endpoint.State.Name(endpoint.state).removeprefix("STATE_")
         yield row(name, endpoint.version, endpoint.address, state)
     known = {endpoint.address for endpoint in registered.values()}
-    for address in sorted(hosts.keys() - known):
+    for address in sorted({address for seen in hosts.values() for address in seen} - known):
         name = names.get(address, "?")
         yield row(name, _version(name), address, "held" if now.endpoints is not None else "?")
     for name, (state, address) in now.parts.items():
@@ -117,20 +130,31 @@ def _instances(service: str, before: Reading, now: Reading, seconds: float) -> I
             yield Instance(name, _version(name), address, state, "-", 0, 0)
 
 
-def _health(host: Host | None, now: Reading) -> str:
-    if now.hosts is None:
+def _health(seen: Sequence[Host | None], now: Reading) -> str:
+    """`seen`: the instance as each Envoy has it."""
+    told = Counter(
+        "not in Envoy" if host is None else host.out or ("draining" if host.draining else "well") for host in seen
+    )
+    if len(told) > 1:
+        del told["well"]
+    return ", ".join(f"{what}{now.where(some) if some < len(seen) else ''}" for what, some in told.items()) or "?"
+
+
+def _breaker(service: str, now: Reading, overflows_per_s: float) -> str:
+    if not now.envoys:
         return "?"
-    if host is None:
-        return "not in Envoy"
-    return host.out or ("draining" if host.draining else "well")
-
-
-def _breaker(traffic: Traffic, overflows_per_s: float, instances: Iterable[Instance]) -> str:
-    if traffic.open_limits:
-        return "open: too many " + ", ".join(_LIMITS.get(limit, limit) for limit in traffic.open_limits)
+    told = Counter(why for envoy in now.envoys.values() if (why := _why_open(envoy, service)))
+    if told:
+        return "open" + ", ".join(f"{now.where(some)}: {why}" for why, some in told.items())
     if overflows_per_s:
         return f"open: {overflows_per_s:.0f} calls/s too many"
-    return "closed" if any(each.health == "well" for each in instances) else "open: no instance is well"
+    return f"closed{now.where(len(now.envoys))}"
+
+
+def _why_open(envoy: Envoy, service: str) -> str:
+    if limits := _together([envoy], service).open_limits:
+        return "too many " + ", ".join(_LIMITS.get(limit, limit) for limit in limits)
+    return "" if any(host.is_well for host in _by_address(envoy, service).values()) else "no instance is well"
 
 
 def _policy(service: str, now: Reading) -> str:
@@ -158,13 +182,13 @@ def refusals(now: Reading, service: str) -> list[str]:
     return said
 
 
-def _together(traffic: Mapping[str, Traffic], service: str) -> Traffic:
+def _together(envoys: Iterable[Envoy], service: str) -> Traffic:
     """Of all clusters of a service: its own, those of its versions, those for streams."""
     counters: dict[str, int] = {}
     refused = 0
     open_limits: list[str] = []
     slow: list[float] = []
-    for cluster, each in traffic.items():
+    for cluster, each in (item for envoy in envoys for item in envoy.traffic.items()):
         if not _is_cluster_of(cluster, service):
             continue
         for name, value in each.counters.items():
@@ -176,10 +200,10 @@ def _together(traffic: Mapping[str, Traffic], service: str) -> Traffic:
     return Traffic(counters, tuple(dict.fromkeys(open_limits)), {1: refused}, max(slow, default=None))
 
 
-def _by_address(clusters: Mapping[str, list[Host]] | None, service: str) -> dict[str, Host]:
+def _by_address(envoy: Envoy, service: str) -> dict[str, Host]:
     """Each instance once, though it may stand in several clusters: its calls are added up."""
     found: dict[str, Host] = {}
-    for cluster, hosts in sorted((clusters or {}).items()):
+    for cluster, hosts in sorted(envoy.hosts.items()):
         for host in hosts if _is_cluster_of(cluster, service) else ():
             first = found.get(host.address, Host(host.address, "", draining=False, calls=0, failed=0, active=0))
             found[host.address] = Host(

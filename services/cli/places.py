@@ -23,6 +23,7 @@ EDGE, OTLP_ENDPOINT, SECRETS = "SHOPMESH_EDGE", "SHOPMESH_OTLP_ENDPOINT", "SHOPM
 _VARIABLES = (
     EDGE, "SHOPMESH_MESH", "SHOPMESH_ETCD", "SHOPMESH_ENVOY_ADMIN", "SHOPMESH_POSTGRES", "SHOPMESH_NATS_URL",
     "SHOPMESH_MAIL", "SHOPMESH_TELEMETRY", "SHOPMESH_ISSUER", "SHOPMESH_TOKEN_URL", OTLP_ENDPOINT,
+    "SHOPMESH_TELEMETRY_PAGE", "SHOPMESH_MAIL_PAGE",
 )  # fmt: skip
 """Each tells the place of its name."""
 
@@ -90,6 +91,16 @@ class Places:
     def otlp_endpoint(self) -> str:
         """Where spans go; empty: nowhere."""
         return self.known.get("otlp_endpoint", "")
+
+    @property
+    def telemetry_page(self) -> str:
+        """The URL that a person opens, which is not always how this process reaches it."""
+        return self.known.get("telemetry_page") or f"http://{self.telemetry}"
+
+    @property
+    def mail_page(self) -> str:
+        """The same of the mails."""
+        return self.known.get("mail_page") or f"http://{self.mail}"
 
     def database(self, service: str, role: str = "audit") -> str:
         """The URL of the database of a service, for a role, with its password where it has one."""

@@ -17,14 +17,14 @@ ANSWER_S = 2.0
 REFUSALS = (OSError, TimeoutError, IndexError, KeyError, ValueError)
 
 
-async def http(port: int, path: str, body: bytes = b"", method: str = "GET") -> tuple[int, bytes]:
+async def http(port: int, path: str, body: bytes = b"", method: str = "GET", *, host: str = HOST) -> tuple[int, bytes]:
     """One request (a POST of JSON when there is a body), answered with status and body."""
     async with asyncio.timeout(ANSWER_S):
-        reader, writer = await asyncio.open_connection(HOST, port)
+        reader, writer = await asyncio.open_connection(host, port)
         try:
             # Envoy refuses HTTP/1.0.
             head = f"POST {path} HTTP/1.0" if body else f"{method} {path} HTTP/1.1"
-            head += f"\r\nHost: {HOST}:{port}\r\nConnection: close\r\n"
+            head += f"\r\nHost: {host}:{port}\r\nConnection: close\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
             writer.write(head.encode() + b"\r\n" + body)
             answer = await reader.read()

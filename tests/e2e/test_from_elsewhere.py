@@ -27,9 +27,7 @@ def test_the_demo_tells_its_order(demo: str) -> None:
     assert demo.index("STATE_PLACED") < demo.index("STATE_CANCELLED") < demo.index("the shelf is as it was")
 
 
-@pytest.mark.parametrize(
-    "words", ["order {} --json", "trace --order {}", "logs --order {} --json", "policy get order --json"]
-)
+@pytest.mark.parametrize("words", ["order {} --json", "trace --order {}", "logs --order {} --json"])
 async def test_what_it_tells_is_the_same_as_beside_the_folder(shop: Shop, order: str, words: str) -> None:
     command = words.format(order).split()
 
@@ -56,6 +54,32 @@ def test_it_audits_all_of_it(shop: Shop, order: str) -> None:
 
 def test_it_sends_events_again(shop: Shop, order: str) -> None:
     assert shop.command("resend", order, elsewhere=True) == "2 events will be sent again\n"
+
+
+def test_its_status_is_of_who_registered_and_who_answers(shop: Shop) -> None:
+    rows = {row["name"]: row for row in json.loads(shop.command("status", "--json", elsewhere=True))}
+
+    assert {row["state"] for row in rows.values()} == {"ready"}
+    assert {*rows} >= {"product", "order", "inventory", "inventory-2", "notification", "edge", "identity", "envoy",
+                       "etcd", "nats", "postgres", "telemetry", "mail"}  # fmt: skip
+    assert rows["order"]["address"] == shop.address("order")
+
+
+def test_its_mesh_is_that_of_the_shop(shop: Shop) -> None:
+    services = json.loads(shop.command("mesh", "--json", elsewhere=True))
+
+    assert [(each["service"], each["breaker"], len(each["instances"])) for each in services] == [
+        ("product", "closed", 1), ("order", "closed", 1), ("inventory", "closed", 2), ("notification", "closed", 1)
+    ]  # fmt: skip
+    assert f"listener edge, {shop.edge}" in shop.command("mesh", "explain", "edge", "order", elsewhere=True)
+
+
+def test_a_policy_is_in_effect_in_envoy_when_it_returns(shop: Shop) -> None:
+    done = shop.command("policy", "set", "order", "retries.budget_percent=21", elsewhere=True)
+    undone = shop.command("policy", "unset", "order", elsewhere=True)
+
+    assert "in effect in Envoy after" in done
+    assert "in effect in Envoy after" in undone
 
 
 def test_it_leaves_demo_data_that_are_there(shop: Shop) -> None:

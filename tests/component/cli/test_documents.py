@@ -323,7 +323,7 @@ def test_a_change_is_done_when_all_instances_go_by_it_or_it_is_told_who_does_not
         tell(shopmesh, f"order/{name}", config_order=registry_pb2.AppliedDocument(revision=now))
 
     def waited() -> str:
-        return shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, None, within_s=0.2))
+        return shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, [], within_s=0.2))
 
     assert "in effect at all 2 instances after " in waited()
 
@@ -342,7 +342,7 @@ def test_a_change_that_an_instance_refuses_is_not_waited_for(shopmesh: Shopmesh)
     tell(shopmesh, "order/order-1", config_order=registry_pb2.AppliedDocument(revision=1, refused=refusal))
 
     with pytest.raises(CannotStart, match="order-1 refuses the config of order: hold_ttl: too long for me"):
-        shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, None, within_s=10 * DEADLINE_S))
+        shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, [], within_s=10 * DEADLINE_S))
 
 
 def test_status_waits_for_who_lags(shopmesh: Shopmesh) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mesh.v1 import registry_pb2
 
-from services.cli.envoy_admin import Traffic, hosts, traffic
+from services.cli.envoy_admin import Envoy, Traffic, hosts, traffic
 from services.cli.mesh_view import Reading, Service, view
 
 READY, DRAINING = registry_pb2.Endpoint.STATE_READY, registry_pb2.Endpoint.STATE_DRAINING
@@ -32,6 +32,11 @@ def page(**clusters: list[dict[str, Any]]) -> dict[str, Any]:
     return {"cluster_statuses": [{"name": name, "host_statuses": found} for name, found in clusters.items()]}
 
 
+def envoy(orders: list[dict[str, Any]] | None = None, traffic: Traffic | None = None, **clusters: Any) -> Envoy:
+    """One that has these hosts in the cluster order, and others."""
+    return Envoy(hosts(page(order=orders or [], **clusters)), {"order": traffic or Traffic()})
+
+
 def registered(port: int, state: State = READY, version: str = "1") -> registry_pb2.Endpoint:
     return registry_pb2.Endpoint(address=f"127.0.0.1:{port}", state=state, version=version)
 
@@ -45,7 +50,7 @@ SEEN = Reading(
     at=10.0,
     parts={"order": ("ready", "127.0.0.1:1")},
     endpoints={"order/order": registered(1)},
-    hosts=hosts(page(order=[host(1)])),
+    envoys={"a": envoy([host(1)])},
 )
 
 
@@ -54,13 +59,17 @@ SEEN = Reading(
     [
         (SEEN, "READY", "well"),
         (replace(SEEN, endpoints={"order/order": registered(1, DRAINING)}), "DRAINING", "well"),
-        (replace(SEEN, hosts=hosts(page(order=[host(1, eds_health_status="DRAINING")]))), "READY", "draining"),
-        (replace(SEEN, hosts=hosts(page(order=[host(1, failed_outlier_check=True)]))), "READY", "ejected"),
-        (replace(SEEN, hosts=hosts(page(order=[host(1, failed_active_health_check=True)]))), "READY", "failing checks"),
-        (replace(SEEN, hosts=hosts(page(order=[]))), "READY", "not in Envoy"),
+        (replace(SEEN, envoys={"a": envoy([host(1, eds_health_status="DRAINING")])}), "READY", "draining"),
+        (replace(SEEN, envoys={"a": envoy([host(1, failed_outlier_check=True)])}), "READY", "ejected"),
+        (replace(SEEN, envoys={"a": envoy([host(1, failed_active_health_check=True)])}), "READY", "failing checks"),
+        (replace(SEEN, envoys={"a": envoy([])}), "READY", "not in Envoy"),
         (replace(SEEN, endpoints={}), "held", "well"),
-        (replace(SEEN, endpoints={}, hosts={}, parts={"order": ("drained", "127.0.0.1:1")}), "drained", "-"),
-        (replace(SEEN, hosts=None), "READY", "?"),
+        (
+            replace(SEEN, endpoints={}, envoys={"a": envoy()}, parts={"order": ("drained", "127.0.0.1:1")}),
+            "drained",
+            "-",
+        ),
+        (replace(SEEN, envoys={}, silent=1), "READY", "?"),
         (replace(SEEN, endpoints=None), "?", "well"),
     ],
 )
@@ -79,14 +88,14 @@ def test_rates_are_those_between_two_readings_over_all_clusters_of_a_service() -
     }
     later = {"order": [host(1, 30, 2)], "order@2.0": [host(2, 5)], "order/streams": [host(1, 6)], "orders": [host(3)]}
     both = {"order/order": registered(1), "order/order@2.0": registered(2, version="2.0")}
-    before = replace(
-        SEEN, endpoints=both, hosts=hosts(page(**clusters)), traffic={"order": Traffic({}, (), {0: 9, 5: 1})}
-    )
+    answered = Traffic({}, (), {0: 9, 5: 1})
+    before = replace(SEEN, endpoints=both, envoys={"a": Envoy(hosts(page(**clusters)), {"order": answered})})
     now = replace(
         before,
         at=12.0,
-        hosts=hosts(page(**later)),
-        traffic={"order": Traffic({"upstream_rq_5xx": 4}, (), {0: 20, 5: 3}, 12.5)},
+        envoys={
+            "a": Envoy(hosts(page(**later)), {"order": Traffic({"upstream_rq_5xx": 4}, (), {0: 20, 5: 3}, 12.5)}),
+        },
     )
 
     shown = order(now, before)
@@ -97,8 +106,8 @@ def test_rates_are_those_between_two_readings_over_all_clusters_of_a_service() -
 
 
 def test_an_envoy_that_started_anew_counts_from_zero() -> None:
-    before = replace(SEEN, hosts=hosts(page(order=[host(1, 100)])), traffic={"order": Traffic({"upstream_rq_5xx": 9})})
-    now = replace(SEEN, at=11.0, traffic={"order": Traffic({})})
+    before = replace(SEEN, envoys={"a": envoy([host(1, 100)], Traffic({"upstream_rq_5xx": 9}))})
+    now = replace(SEEN, at=11.0)
 
     assert (order(now, before).calls_per_s, order(now, before).failed_per_s) == (0, 0)
 
@@ -107,14 +116,45 @@ def test_an_envoy_that_started_anew_counts_from_zero() -> None:
     ("seen", "breaker"),
     [
         (SEEN, "closed"),
-        (replace(SEEN, traffic={"order": Traffic({}, ("rq_pending",))}), "open: too many waiting calls"),
-        (replace(SEEN, hosts=hosts(page(order=[host(1, failed_outlier_check=True)]))), "open: no instance is well"),
-        (replace(SEEN, endpoints={}, hosts={}), "open: no instance is well"),
-        (replace(SEEN, hosts=None), "?"),
+        (replace(SEEN, envoys={"a": envoy([host(1)], Traffic({}, ("rq_pending",)))}), "open: too many waiting calls"),
+        (replace(SEEN, envoys={"a": envoy([host(1, failed_outlier_check=True)])}), "open: no instance is well"),
+        (replace(SEEN, endpoints={}, envoys={"a": envoy()}), "open: no instance is well"),
+        (replace(SEEN, envoys={}, silent=1), "?"),
     ],
 )
 def test_a_breaker_says_why_it_is_open(seen: Reading, breaker: str) -> None:
     assert order(seen).breaker == breaker
+
+
+def test_several_envoys_are_added_up_and_what_only_some_say_tells_how_many() -> None:
+    out = host(1, 10, failed_outlier_check=True)
+    before = replace(SEEN, envoys={"a": envoy([host(1, 10)]), "b": envoy([host(1, 5)], Traffic({}, (), {}, 3.0))})
+    now = replace(
+        SEEN,
+        at=11.0,
+        envoys={
+            "a": envoy([host(1, 17)], Traffic({}, (), {5: 2}, 4.0)),
+            "b": envoy([{**out, "stats": host(1, 8)["stats"]}], Traffic({}, (), {5: 1}, 9.0)),
+        },
+    )
+
+    shown = order(now, before)
+
+    (instance,) = shown.instances
+    assert (shown.calls_per_s, shown.refused_per_s, shown.p99_ms) == (10, 3, 9.0)
+    assert (instance.health, shown.breaker) == (
+        "ejected at 1 of 2 Envoys",
+        "open at 1 of 2 Envoys: no instance is well",
+    )
+
+
+def test_an_envoy_that_is_silent_or_new_takes_no_part_in_rates() -> None:
+    before = replace(SEEN, envoys={"a": envoy([host(1, 10)])})
+    now = replace(SEEN, at=11.0, envoys={"a": envoy([host(1, 11)]), "b": envoy([host(1, 900)])}, silent=1)
+
+    shown = order(now, before)
+
+    assert (shown.calls_per_s, shown.breaker, shown.instances[0].health) == (1, "closed at 2 of 3 Envoys", "well")
 
 
 def applied(revision: int, refused: int = 0) -> tuple[registry_pb2.Status, ...]:

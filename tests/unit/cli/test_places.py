@@ -60,6 +60,16 @@ def test_the_environment_tells_of_a_shop_elsewhere_and_goes_before_a_folder(
     assert (places.otlp_endpoint, places.envoys(), places.folder) == ("", [], None)
 
 
+def test_pages_may_have_other_addresses_for_people() -> None:
+    at = {"SHOPMESH_MAIL": "mailpit:8025", "SHOPMESH_TELEMETRY": "telemetry:8026"}
+    pages = {"SHOPMESH_MAIL_PAGE": "http://localhost:8025", "SHOPMESH_TELEMETRY_PAGE": "https://shop.example/seen"}
+
+    inside, outside = Places.of_environment(at), Places.of_environment({**at, **pages})
+
+    assert (inside.mail_page, inside.telemetry_page) == ("http://mailpit:8025", "http://telemetry:8026")
+    assert (outside.mail_page, outside.telemetry_page) == ("http://localhost:8025", "https://shop.example/seen")
+
+
 def test_passwords_are_read_from_the_folder_of_the_role(tmp_path: Path) -> None:
     (tmp_path / "order").mkdir()
     (tmp_path / "order" / "database-password").write_text("a/b@c:d\n")
