@@ -33,7 +33,7 @@ async def becomes_true(project: Project, seen: Seen, product: str) -> int:
 
 
 def _differences(project: Project, seen: Seen, product: str) -> list[str]:
-    rows = project.query("order", _ORDERS.format(product))
+    rows = project.query("order", _ORDERS.format(product.removeprefix("products/")))
     notified = {row[0]: row for row in project.query("notification", _MAILS)}
     came, kept = _mails(project), {row[0]: row[1] for row in rows}
     found = [
