@@ -55,12 +55,17 @@ def images(nothing_stays: Project, tell: Tell) -> None:
             tell(f"{image:<48} {provide(image)}")
         except CannotBuild as error:
             pytest.exit(f"{image}: {error}", 2)
-    for name in (IMAGE, NEXT_IMAGE):
-        words = ["docker", "build", "--quiet", "--tag", name, "--label", f"shopmesh.test={name}", str(ROOT)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.exit(f"{name} cannot be built: {done.stdout[-4000:]}{done.stderr[-4000:]}", 2)
-        tell(f"{name:<48} built from Dockerfile")
+    _built(["--tag", IMAGE, str(ROOT)])
+    _built(["--tag", NEXT_IMAGE, "-"], f"FROM {IMAGE}\nLABEL shopmesh.test=next\n")
+    tell(f"{IMAGE:<48} built from Dockerfile, and {NEXT_IMAGE} from it")
+
+
+def _built(words: list[str], dockerfile: str = "") -> None:
+    done = subprocess.run(
+        ["docker", "build", "--quiet", *words], input=dockerfile, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.exit(f"the image cannot be built: {done.stdout[-4000:]}{done.stderr[-4000:]}", 2)
 
 
 @pytest.fixture(scope="session")

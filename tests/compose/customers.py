@@ -63,7 +63,7 @@ class Customers:
 
     async def stocked(self, pieces: int = 1_000_000) -> str:
         """The name of a new product with so many pieces."""
-        token = await asyncio.to_thread(access_token, self._project.issuer, "carol")
+        token = await asyncio.to_thread(access_token, self._project.token_url, "carol")
         carol: Metadata = (("authorization", f"Bearer {token}"),)
         id, channel = f"thing-{uuid4()}", self._channels[0]
         product = product_pb2.Product(display_name="Thing", price=Money(currency_code="EUR", units=5))
@@ -136,7 +136,7 @@ class Customers:
 
 @asynccontextmanager
 async def customers_of(project: Project) -> AsyncIterator[Customers]:
-    tokens = [await asyncio.to_thread(access_token, project.issuer, user) for user in USERS]
+    tokens = [await asyncio.to_thread(access_token, project.token_url, user) for user in USERS]
     channels = [grpc.aio.insecure_channel(edge, OPTIONS) for edge in project.edges]
     try:
         yield Customers(project, channels, tokens)

@@ -124,6 +124,10 @@ class Project:
         return f"{self.environment['SHOPMESH_IDENTITY']}/realms/shop"
 
     @property
+    def token_url(self) -> str:
+        return f"{self.issuer}/protocol/openid-connect/token"
+
+    @property
     def edges(self) -> list[str]:
         """Where the Envoys that run now are published."""
         return sorted(f"127.0.0.1:{one.ports[8080]}" for one in self.containers("envoy") if 8080 in one.ports)
