@@ -122,7 +122,7 @@ class Settings:
             version=value("VERSION", metadata.version("shopmesh")),
             listen=address("LISTEN", "127.0.0.1:0"),
             advertise=_advertisable(value("ADVERTISE", "")),
-            etcd=tuple(part.strip() for part in value("ETCD", "127.0.0.1:2379").split(",")),
+            etcd=_members(value("ETCD", "127.0.0.1:2379")),
             mesh=address("MESH", "127.0.0.1:10000"),
             database_url=value("DATABASE_URL", f"postgresql://{service}@127.0.0.1:5433/{service}"),
             database_password_file=password("DATABASE_PASSWORD_FILE"),
@@ -196,6 +196,17 @@ def _own_ip(mesh: str, listen: str) -> str:
     with socket.socket(family, kind) as probe:
         probe.connect(address)
         return str(probe.getsockname()[0])
+
+
+def _members(text: str) -> tuple[str, ...]:
+    """Of etcd. gRPC takes several addresses, or one name, which may lead to several."""
+    members = tuple(part.strip() for part in text.split(","))
+    hosts = [host_and_port("SHOPMESH_ETCD", member)[0] for member in members]
+    if len(members) > 1 and not all(map(_is_ip, hosts)):
+        raise SettingInvalid(
+            f"SHOPMESH_ETCD takes several ip:port, or one host:port whose name may lead to several, not {text!r}"
+        )
+    return members
 
 
 def _advertisable(text: str) -> str:

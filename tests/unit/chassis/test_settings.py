@@ -67,6 +67,8 @@ def test_an_address_is_registered_that_others_can_use(listen: str, advertise: st
         ("SHOPMESH_LISTEN", "127.0.0.1:http"),
         ("SHOPMESH_LISTEN", "127.0.0.1:70000"),
         ("SHOPMESH_MESH", "envoy"),
+        ("SHOPMESH_ETCD", "etcd-0.etcd:2379,etcd-1.etcd:2379"),
+        ("SHOPMESH_ETCD", "etcd"),
         ("SHOPMESH_ADVERTISE", "order.example"),
         ("SHOPMESH_ADVERTISE", "order.example:5000"),
     ],
