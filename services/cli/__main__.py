@@ -17,6 +17,7 @@ import click
 from services.cli.canary import canary
 from services.cli.check import check
 from services.cli.deadletters import deadletters
+from services.cli.doctor import doctor
 from services.cli.documents import group
 from services.cli.log_command import logs
 from services.cli.options import with_state
@@ -300,7 +301,9 @@ def explain(state: Path, caller: str, service: str) -> None:
     explain(places_of(state), caller, service)
 
 
-for command in (check, status, scale, drain, restart, canary, deadletters, logs, trace, serve, prepare):
+for command in (
+    check, doctor, status, scale, drain, restart, canary, deadletters, logs, trace, serve, prepare,
+):  # fmt: skip
     main.add_command(command)
 
 

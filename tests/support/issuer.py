@@ -58,6 +58,10 @@ class Issuer:
     key: Key = field(default_factory=lambda: Key("test-1"))
     lifespan_s: float = LIFESPAN_S
     away: bool = False
+    audience: str | None = AUDIENCE
+    """Of tokens; None: they have none."""
+    ahead_s: int = 0
+    """Of its clock."""
     key_requests: int = 0
     token_requests: int = 0
     roles: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
@@ -84,10 +88,10 @@ class Issuer:
         **overrides: object,
     ) -> str:
         """A token as Keycloak makes them. A claim that is overridden by None is left out; another `key` forges it."""
-        now = int(time.time())
+        now = int(time.time()) + self.ahead_s
         claims: dict[str, object] = {
             "iss": self.url,
-            "aud": AUDIENCE,
+            "aud": self.audience,
             "sub": sub,
             "azp": client,
             "iat": now,
@@ -123,6 +127,9 @@ class _Pages(BaseHTTPRequestHandler):
     issuers: dict[int, Issuer] = {}  # noqa: RUF012  by port
 
     def do_GET(self) -> None:
+        if self.path.endswith("/.well-known/openid-configuration"):
+            self._answer({"issuer": self._issuer.url, "jwks_uri": self._issuer.jwks_url})
+            return
         self._issuer.key_requests += 1
         self._answer({"keys": [self._issuer.key.jwk]})
 
@@ -146,6 +153,11 @@ class _Pages(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    @override
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The header Date."""
+        return super().date_time_string((timestamp or time.time()) + self._issuer.ahead_s)
 
     @override
     def log_message(self, format: str, *args: object) -> None:

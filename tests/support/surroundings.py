@@ -21,6 +21,7 @@ NOT_SETTINGS = {
     "SHOPMESH_PORT_": "one row stands for all ports",
     "SHOPMESH_PORT_EDGE": "one of them",
     "SHOPMESH_PORT_POSTGRES": "one of them",
+    "SHOPMESH_IDENTITY": "of compose.yaml; what mends an issuer names it",
     "SHOPMESH_TARGET": "`shopmesh check` tells its tests where the shop is",
     "SHOPMESH_RESULTS": "and where it listens to them",
     "SHOPMESH_USER_ANN": "read by those tests; in the help of the command",
