@@ -54,3 +54,7 @@ async def test_a_store_that_is_killed_costs_patience_and_nothing_else(
 ) -> None:
     rows.append(row := await under(STORES[service], killed(service), project, customers))
     assert not row.seen.failed
+
+
+def test_the_audit_finds_nothing_in_the_end(project: Project) -> None:
+    project.shopmesh("audit", "--all", "--deep")

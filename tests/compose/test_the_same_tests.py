@@ -20,7 +20,7 @@ def test_the_e2e_suite_passes(project: Project, tell: Tell, tmp_path: Path) -> N
     for service in SERVICES:
         one, *_ = project.containers(service)
         (tmp_path / service).mkdir()
-        secret = project.run(["docker", "exec", one.id, "cat", f"/secrets/{service}/client-secret"])
+        secret = project.run(["docker", "exec", one.id, "cat", "/secrets/client-secret"])
         (tmp_path / service / "client-secret").write_text(secret)
     given = {
         "SHOPMESH_TARGET": project.edges[0],
@@ -40,7 +40,6 @@ def test_the_e2e_suite_passes(project: Project, tell: Tell, tmp_path: Path) -> N
 
 def test_an_operator_finds_nothing_wrong(project: Project) -> None:
     project.shopmesh("doctor")
-    project.shopmesh("audit", "--all", "--deep")
 
 
 def test_the_tour_works_as_printed(project: Project) -> None:
