@@ -70,7 +70,8 @@ async def _look(etcd: "Etcd", kind: "Kind", before: Mapping[str, "Held"], envoys
     if kind.name == "policy" and envoys:
         where = "in effect in Envoy" if len(envoys) == 1 else f"in effect in all {len(envoys)} Envoys"
         differing = await asyncio.gather(*(_not_in_envoy(told, before, admin) for admin in envoys))
-        return _Seen(where, [*dict.fromkeys(line for lines in differing for line in lines)])
+        lines = [(admin, line) for admin, lacking in zip(envoys, differing, strict=True) for line in lacking]
+        return _Seen(where, [line if len(envoys) == 1 else f"{admin}: {line}" for admin, line in lines])
     return _Seen(where if processes else "")
 
 

@@ -358,6 +358,19 @@ def test_status_waits_for_who_lags(shopmesh: Shopmesh) -> None:
     assert shopmesh.etcd(waited).well
 
 
+def test_each_envoy_has_to_go_by_a_policy_and_the_one_that_does_not_is_named(shopmesh: Shopmesh) -> None:
+    holds = registry_pb2.AppliedDocument(revision=0)
+    tell(shopmesh, "controlplane/one", policy_order=holds)
+    away = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"]
+
+    with pytest.raises(CannotStart) as said:
+        shopmesh.etcd(lambda etcd: wait(etcd, Kind("policy"), {"order": Held(None, 0)}, away, within_s=0))
+
+    assert [line.strip() for line in str(said.value).splitlines()[1:]] == [
+        f"{admin}: Envoy does not answer: see `shopmesh status`" for admin in away
+    ]
+
+
 def test_the_status_of_policies_is_what_control_planes_tell_with_what_envoys_refuse(shopmesh: Shopmesh) -> None:
     assert "silent" in shopmesh.says("policy", "status", fails=True)
     holds = registry_pb2.AppliedDocument(revision=0)
