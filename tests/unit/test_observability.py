@@ -1,6 +1,6 @@
 """The profile `observability`: its files fit together, to compose.yaml and to what the shop tells.
 
-What they do is seen in tests/e2e/test_collector_and_backends.py.
+docs/observability.md says what was started with them, and seen.
 """
 
 import shutil

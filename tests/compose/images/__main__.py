@@ -36,7 +36,6 @@ STAND_INS: dict[str, Callable[[Path, str], str]] = {
     "opentelemetry-collector-contrib": observing.collector,
     "prometheus": observing.prometheus,
     "jaeger": observing.jaeger,
-    "loki": observing.loki,
 }
 """How the build folder is filled, by the last part of the image's name; its Dockerfile is beside this module."""
 
