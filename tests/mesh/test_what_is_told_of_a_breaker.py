@@ -73,7 +73,8 @@ async def test_operators_see_the_breaker_in_the_table_of_the_mesh(bare_mesh: Mes
     folder = StateFolder(tmp_path)
     ports = {"etcd": bare_mesh.etcd.port, "envoy-admin": bare_mesh.envoy.other_ports[1]}
     with folder.hold():
-        folder.write({"pid": os.getpid(), "ready": True, "ports": ports, "issuer": "", "parts": []})
+        envoy = {"name": "envoy", "state": "ready", "pid": None, "address": "", "started": 0}
+        folder.write({"pid": os.getpid(), "ready": True, "ports": ports, "issuer": "", "parts": [envoy]})
 
         async def row(breaker: str, *instances: str) -> None:
             async def look() -> bool:

@@ -95,15 +95,19 @@ def pages(installation: Installation) -> str:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 async def past(installation: Installation) -> AsyncIterator[Past]:
+    """To an instance of each as they are now: other tests replace them."""
     if not installation.etcd:
         pytest.skip("it goes past Envoy: SHOPMESH_ETCD=host:port tells where the services are")
     async with AsyncExitStack() as stack:
         channels = dict[str, grpc.aio.Channel]()
         for service in SERVICES:
-            first, *_ = listed(installation.etcd, f"/shop/endpoints/{service}/")
-            address = json_format.Parse(first.value, registry_pb2.Endpoint()).address
+            endpoints = [
+                json_format.Parse(kept.value, registry_pb2.Endpoint())
+                for kept in listed(installation.etcd, f"/shop/endpoints/{service}/")
+            ]
+            address = next(each.address for each in endpoints if each.state == registry_pb2.Endpoint.STATE_READY)
             channels[service] = await stack.enter_async_context(grpc.aio.insecure_channel(address))
             await _reached(channels[service], f"{service} at {address}")
         yield channels
