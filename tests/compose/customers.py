@@ -21,6 +21,7 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
 from services.cli.identity import access_token
+from services.cli.process import CannotStart
 from tests.compose.project import Project
 from tests.support.refused import refused
 from tests.support.steady import OPTIONS
@@ -32,6 +33,7 @@ PAUSE_S = 0.1
 ATTEMPT_S = 5.0
 PATIENCE_S = 120.0
 AGAIN_S = 0.2
+TOKEN_S = 180.0
 UNANSWERED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 USERS = ("ann", "bob")
 
@@ -63,8 +65,7 @@ class Customers:
 
     async def stocked(self, pieces: int = 1_000_000) -> str:
         """The name of a new product with so many pieces."""
-        token = await asyncio.to_thread(access_token, self._project.token_url, "carol")
-        carol: Metadata = (("authorization", f"Bearer {token}"),)
+        carol: Metadata = (("authorization", f"Bearer {await token_of(self._project, 'carol')}"),)
         id, channel = f"thing-{uuid4()}", self._channels[0]
         product = product_pb2.Product(display_name="Thing", price=Money(currency_code="EUR", units=5))
         await product_pb2_grpc.ProductServiceStub(channel).CreateProduct(
@@ -134,9 +135,21 @@ class Customers:
                 return answer
 
 
+async def token_of(project: Project, user: str) -> str:
+    """As soon as Keycloak gives one: after a restart of PostgreSQL it takes a while to see what became of its pool."""
+
+    async def look() -> str:
+        try:
+            return await asyncio.to_thread(access_token, project.token_url, user)
+        except CannotStart as error:
+            raise AssertionError(str(error)) from None
+
+    return await eventually(look, f"{user} has a token", TOKEN_S)
+
+
 @asynccontextmanager
 async def customers_of(project: Project) -> AsyncIterator[Customers]:
-    tokens = [await asyncio.to_thread(access_token, project.token_url, user) for user in USERS]
+    tokens = [await token_of(project, user) for user in USERS]
     channels = [grpc.aio.insecure_channel(edge, OPTIONS) for edge in project.edges]
     try:
         yield Customers(project, channels, tokens)

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from shop.order.v1 import order_pb2, order_pb2_grpc
 
+from tests.support.installation import Installation
 from tests.support.otlp import Span
 from tests.support.pages import lines_of, spans_of, traces_of
 from tests.support.refused import outcome
@@ -122,7 +123,9 @@ async def test_one_trace_leads_from_the_caller_to_the_mail_and_says_what_was_don
     async def said() -> bool:
         lines = await lines_of(pages, trace=trace_id)
         calls = {(line["service"], line["order"]) for line in lines if line["message"] == "call"}
-        assert calls >= {("order", order.name), ("inventory", order.name), ("product", ""), ("envoy", "")}
+        # In containers Envoy's lines stay with the engine.
+        at_the_edge = set[tuple[str, str]]() if Installation.given() else {("envoy", "")}
+        assert calls >= {("order", order.name), ("inventory", order.name), ("product", "")} | at_the_edge
         return [line["order"] for line in lines if line["message"] == "mail sent"] == [order.name]
 
     await eventually(said, "what was said in it has arrived")
