@@ -4,10 +4,10 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar, cast
 
 import orjson
 from opentelemetry import trace
@@ -57,7 +57,7 @@ def configure(service: str, instance: str) -> None:
     structlog.configure(
         processors=[_Line(service, instance)],
         wrapper_class=Log,
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Unfailing(sys.stdout.buffer))),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
@@ -102,6 +102,21 @@ def also(take: Callable[[bytes], None]) -> Iterator[None]:
         yield
     finally:
         _Line.also = before
+
+
+class _Unfailing:
+    """Takes lines whatever becomes of them: on a full disk, or when nobody reads any more, work goes on without."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, line: bytes) -> None:
+        with suppress(OSError):
+            self._file.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 class _Line:

@@ -2,8 +2,10 @@
 
 import io
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -85,3 +87,13 @@ def test_what_json_does_not_know_is_written_as_text(written: Written) -> None:
     logs.get().info("odd", value={1, 2}.__class__)
 
     assert written.lines()[0]["value"] == "<class 'set'>"
+
+
+def test_a_line_that_cannot_be_written_ends_nothing() -> None:
+    script = "from services.chassis import logs; logs.configure('order', 'a'); logs.get().info('said')"
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-uc", script], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert (process.returncode, process.stderr) == (0, "")
