@@ -51,6 +51,6 @@ def _registry() -> "Registry[Any]":
 
 
 @cache
-def _schema(name: str) -> Any:  # noqa: ANN401
+def _schema(name: str) -> Any:  # noqa: ANN401  a JSON document
     folder = files("kubernetes_validate").joinpath("kubernetes-json-schema", f"v{KUBERNETES}-local-strict")
     return json.loads(folder.joinpath(name).read_text())

@@ -14,8 +14,8 @@ from shop.product.v1 import product_pb2
 
 from services.chassis.documents import DocumentRefused, parsed
 from services.chassis.etcd import Etcd, EtcdUnavailable
+from services.cli.settings import ENDPOINTS
 
-ENDPOINTS = "/shop/endpoints/"
 TIMEOUT_S = 10.0
 READS: dict[str, tuple[str, Message]] = {
     "product": ("/shop.product.v1.ProductService/ListProducts", product_pb2.ListProductsRequest(page_size=1)),

@@ -15,7 +15,7 @@ from typing import Self
 import click
 
 from services.cli.options import with_state
-from services.cli.places import Places, is_elsewhere, places_of, token_url
+from services.cli.places import Places, is_elsewhere, keys_url, places_of
 from services.cli.process import CannotStart
 
 CHECKOUT = Path(__file__).parents[2]
@@ -144,11 +144,8 @@ def told_of(results: Iterable[Result], summary: Summary) -> Iterator[str]:
 def _environment(state: Path, target: str | None, issuer: str | None) -> dict[str, str]:
     """What the tests are told of the shop. Raises CannotStart."""
     if target:
-        from services.chassis.settings import host_and_port
-
-        host_and_port("--target", target)
-        iss = issuer or os.environ.get("SHOPMESH_ISSUER") or "http://localhost:8180/realms/shop"
-        return {"SHOPMESH_TARGET": target, **_identity(iss, os.environ.get("SHOPMESH_TOKEN_URL") or token_url(iss))}
+        places = Places.of_target(target, issuer)
+        return {"SHOPMESH_TARGET": target, **_identity(places.issuer, places.token_url)}
     places = places_of(state)
     told = {f"SHOPMESH_{name}": places.known.get(field, "") for name, field in _KNOWN_AS.items()}
     told |= {"SHOPMESH_TARGET": places.edge, **_identity(issuer or places.issuer, places.token_url)}
@@ -180,7 +177,7 @@ def _must_answer(told: Mapping[str, str]) -> None:
     """Raises CannotStart when edge or Keycloak do not: then every test would fail, and late."""
     from services.chassis.http import httpx
 
-    keys = told["SHOPMESH_TOKEN_URL"].removesuffix("token") + "certs"
+    keys = keys_url(told["SHOPMESH_TOKEN_URL"])
     for whom, url in {"the edge": f"http://{told['SHOPMESH_TARGET']}/v1/products", "Keycloak": keys}.items():
         try:
             # No proxy from the environment, and no time for the certificates of the machine where none is asked for.

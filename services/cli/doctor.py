@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from services.cli.options import with_state
-from services.cli.places import Places, places_of, token_url
+from services.cli.places import CERTS, Places, places_of, token_url
 from services.cli.process import CannotStart
 
 if TYPE_CHECKING:
@@ -75,17 +75,12 @@ def told(finding: "Finding") -> Iterator[str]:
 
 def identity_of(state: Path, target: str | None, issuer: str | None, user: str | None) -> "Identity":
     """What a process of this shop would be told. Raises CannotStart."""
-    from services.cli.findings import CERTS, Identity
+    from services.cli.findings import Identity
 
     def said(name: str) -> str:
         return os.environ.get(f"SHOPMESH_{name}", "")
 
-    if target:
-        iss = issuer or said("ISSUER") or "http://localhost:8180/realms/shop"
-        known = {"edge": target, "issuer": iss, "etcd": said("ETCD"), "token_url": said("TOKEN_URL")}
-        places = Places(known, secrets=Path(said("SECRETS")) if said("SECRETS") else None)
-    else:
-        places = places_of(state)
+    places = Places.of_target(target, issuer) if target else places_of(state)
     iss = issuer or places.issuer
     return Identity(
         issuer=iss,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from services.chassis.http import httpx
+from services.cli.places import TOKEN
 
 TIMEOUT_S = 10.0
-CERTS = "protocol/openid-connect/certs"
-TOKEN = "protocol/openid-connect/token"  # noqa: S105  a path
 MAPPER = (
     "give its client in Keycloak a mapper of type Audience with {}, as the clients in keycloak/shop-realm.json have"
 )

@@ -8,8 +8,9 @@ way to the same Keycloak: in containers it has to be.
 from collections.abc import AsyncIterator
 
 from services.chassis.http import httpx
-from services.cli.findings import CERTS, TIMEOUT_S, Fetched, Finding, Identity, fetched
+from services.cli.findings import TIMEOUT_S, Fetched, Finding, Identity, fetched
 from services.cli.keycloak_checks import clock, issuer_inside, issuer_outside, keys, same_keys
+from services.cli.places import CERTS
 from services.cli.taking_checks import taken
 from services.cli.token_checks import claims, fetched_token, made_ahead_s
 

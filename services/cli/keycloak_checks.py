@@ -4,7 +4,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.chassis.settings import LOOPBACK
-from services.cli.findings import CERTS, Fetched, Finding, Health, Identity
+from services.cli.findings import Fetched, Finding, Health, Identity
+from services.cli.places import CERTS
 
 CLOCK_S = 30.0
 """Clocks that differ by more are told. Envoy forgives 60 s, services none."""

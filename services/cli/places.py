@@ -28,6 +28,11 @@ _VARIABLES = (
 """Each tells the place of its name."""
 
 
+TOKEN = "protocol/openid-connect/token"  # noqa: S105  a path
+CERTS = "protocol/openid-connect/certs"
+"""Keycloak's, below the URL of a realm."""
+
+
 class _Place:
     """A field of Places. Asking for what nobody has told raises CannotStart, which names the mend."""
 
@@ -81,6 +86,23 @@ class Places:
         secrets = environ.get(SECRETS)
         known = {name.removeprefix("SHOPMESH_").lower(): environ.get(name, "") for name in _VARIABLES}
         return cls(known, None, Path(secrets) if secrets else None)
+
+    @classmethod
+    def of_target(cls, target: str, issuer: str | None) -> Self:
+        """Another shop, by the `host:port` of its edge and who issues its tokens; the environment may tell more.
+
+        Raises CannotStart for what is no address.
+        """
+        from services.chassis.settings import SettingInvalid, host_and_port
+
+        try:
+            host_and_port("--target", target)
+        except SettingInvalid as error:
+            raise CannotStart(str(error)) from None
+        told = cls.of_environment()
+        issuer = issuer or told.known["issuer"] or "http://localhost:8180/realms/shop"
+        known = {"edge": target, "issuer": issuer, "etcd": told.known["etcd"], "token_url": told.known["token_url"]}
+        return cls(known, secrets=told.secrets)
 
     @property
     def token_url(self) -> str:
@@ -142,7 +164,12 @@ def places_of(state: Path) -> Places:
 
 def token_url(issuer: str) -> str:
     """Where Keycloak gives tokens of an issuer, unless it is reached by another name."""
-    return f"{issuer}/protocol/openid-connect/token"
+    return f"{issuer}/{TOKEN}"
+
+
+def keys_url(tokens: str) -> str:
+    """Where the Keycloak that gives tokens at that URL has the keys that they are signed with."""
+    return f"{tokens.removesuffix(TOKEN)}{CERTS}"
 
 
 def is_elsewhere() -> bool:

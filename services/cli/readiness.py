@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from services.cli.envoy_admin import hosts
 from services.cli.process import Ready
-from services.cli.settings import HOST
+from services.cli.settings import ENDPOINTS, HOST
 
 ANSWER_S = 2.0
 """A process that takes longer to answer one question is asked again."""
@@ -135,7 +135,7 @@ def registered(etcd_port: int, service: str, instance: str) -> Ready:
 
     What an earlier process of that name left there does not count.
     """
-    key = base64.b64encode(f"/shop/endpoints/{service}/{instance}".encode()).decode()
+    key = base64.b64encode(f"{ENDPOINTS}{service}/{instance}".encode()).decode()
     question = json.dumps({"key": key}).encode()
 
     async def ask(started: float) -> str | None:

@@ -7,6 +7,8 @@ from services.cli.process import CannotStart
 
 HOST = "127.0.0.1"
 SERVICES = ("product", "order", "inventory", "notification")
+ENDPOINTS = "/shop/endpoints/"
+"""Of etcd's keys, where instances register: <service>/<instance> behind it."""
 AUDIT = "audit"
 """The role that only looks."""
 

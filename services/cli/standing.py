@@ -13,15 +13,15 @@ from mesh.v1 import registry_pb2
 
 from services.chassis.bus import BusUnavailable, Looking
 from services.chassis.etcd import Etcd, EtcdUnavailable, Snapshot
-from services.cli.places import Places
+from services.cli.places import Places, keys_url
 from services.cli.process import CannotStart
-from services.cli.settings import SERVICES
+from services.cli.settings import ENDPOINTS, SERVICES
 from services.story.asking import CannotTell
 from services.story.databases import Databases
 
 ANSWER_S = 5.0
 """So long may one of them take."""
-ENDPOINTS, CONTROL_PLANES = "/shop/endpoints/", "/shop/status/controlplane/"
+CONTROL_PLANES = "/shop/status/controlplane/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,8 @@ def _instances(service: str, endpoints: Snapshot) -> Iterator[Row]:
 def _questions(places: Places, web: httpx.AsyncClient) -> Iterator[tuple[str, str, Callable[[], Awaitable[object]]]]:
     """Name, address and what is asked of each that is not in etcd."""
     tokens = urlsplit(places.token_url)
-    keys = f"{places.token_url.removesuffix('/token')}/certs"
     yield "edge", places.edge, partial(_page, web, f"http://{places.edge}/", also=(404,))
-    yield "identity", tokens.netloc, partial(_page, web, keys)
+    yield "identity", tokens.netloc, partial(_page, web, keys_url(places.token_url))
     for admin in places.envoys():
         yield "envoy", admin, partial(_page, web, f"http://{admin}/ready")
     if places.known.get("postgres"):

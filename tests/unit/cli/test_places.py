@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import main
-from services.cli.places import Places, every, places_of
+from services.cli.places import Places, every, keys_url, places_of
 from services.cli.process import CannotStart
 from services.cli.settings import PORTS
 from services.cli.state import StateFolder
@@ -115,3 +115,15 @@ def test_what_only_the_launcher_can_do_says_who_does_it_elsewhere(words: str, wh
     assert done.stderr.startswith("Error: the shop of SHOPMESH_EDGE was not started by this command: ")
     assert who in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_another_shop_is_named_by_its_edge_and_its_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHOPMESH_ISSUER", "SHOPMESH_TOKEN_URL", "SHOPMESH_ETCD", "SHOPMESH_SECRETS"):
+        monkeypatch.delenv(name, raising=False)
+
+    places = Places.of_target("shop.example:8080", "https://id.example/realms/shop")
+
+    assert places.token_url == "https://id.example/realms/shop/protocol/openid-connect/token"
+    assert keys_url(places.token_url) == "https://id.example/realms/shop/protocol/openid-connect/certs"
+    with pytest.raises(CannotStart, match=r"--target must be host:port, not 'shop\.example'"):
+        Places.of_target("shop.example", None)
