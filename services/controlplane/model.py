@@ -130,7 +130,8 @@ class Model:
         if not left:
             return self
         kept = {name: held for name, held in self.lost.items() if name not in left}
-        return self._with(self.seen, kept, self.registered_since, {name.service for name in left})
+        # Who is believed instead may have the address of one that is held, so that this one leaves as well.
+        return self._with(self.seen, kept, self.registered_since, {name.service for name in left}).settled(at)
 
     @property
     def next_change(self) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.controlplane.model import LEASE_TTL_S, Endpoint, Model, Name, Seen, State
@@ -136,6 +136,25 @@ def test_whatever_happens_addresses_are_unique_and_what_is_believed_is_served(
     believed = {name: max(at, served.get(name, at), key=lambda one: one.start_time) for name, at in now.items()}
     assert {endpoint.address for endpoint in believed.values()} <= set(addresses)
     assert all(name in now or endpoint.state is State.READY for name, endpoint in served.items())
+
+
+@given(st.lists(RECORDS, max_size=8))
+@example(
+    [
+        {ONE: Endpoint("127.0.0.1:2", start_time=1), TWO: Endpoint("127.0.0.1:1", start_time=2)},
+        {
+            ONE: Endpoint("127.0.0.1:1", start_time=0),
+            TWO: Endpoint("127.0.0.1:2", State.DRAINING, start_time=1),
+            OTHER: Endpoint("127.0.0.1:1", start_time=0),
+        },
+    ]
+)
+def test_whoever_has_to_leave_leaves_at_once_also_when_another_one_leaving_is_why(
+    history: Sequence[dict[Name, Endpoint]],
+) -> None:
+    model = told(*((float(at * 4), endpoints) for at, endpoints in enumerate(history)))
+
+    assert model.settled(len(history) * 4 - 4) is model
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=8))
