@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager, suppress
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from mesh.v1 import registry_pb2
 
-from services.chassis.etcd import Etcd
-from services.chassis.registry import Registration
+from tests.support.registered import registered
 
 INTERNAL_ERROR, REFUSED_STREAM = 2, 7
 """RFC 9113, 7: the call may have been carried out; it surely was not."""
@@ -104,18 +102,11 @@ async def breaking(
     await server.start()
     it = Breaking(code, after_s)
     listening = await asyncio.start_server(lambda *ends: it.run(healthy, *ends), "127.0.0.1", 0)
-    etcd = Etcd(etcd_endpoint)
-    endpoint = registry_pb2.Endpoint(address=f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-    endpoint.start_time.GetCurrentTime()
-    registration = Registration(etcd, "/shop/", service, instance, endpoint)
-    renewal = asyncio.create_task(registration.run())
+    address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     try:
-        yield it
+        async with registered(etcd_endpoint, service, instance, address):
+            yield it
     finally:
-        await registration.drain()
-        renewal.cancel()
-        await registration.leave()
-        await etcd.close()
         listening.close()
         it.end()
         await server.stop(None)

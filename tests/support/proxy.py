@@ -1,15 +1,19 @@
 """A wire that can be cut, and held at a word that goes over it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+
+_SURELY_TAKEN_S = 0.5
 
 
 class Proxy:
     """Passes TCP connections on to a `host:port`."""
 
     def __init__(self, target: str) -> None:
-        self.port = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
         self.answers_to_lose = 0
         """So many answers, from now on, that came from the server never arrive: their connections are cut instead."""
         self.word_to_lose = b""
@@ -26,6 +30,33 @@ class Proxy:
         self._target = host.strip("[]"), int(port)
         self._word, self._delivers_it = b"", False
         self._ends = set[asyncio.StreamWriter]()
+        self._server: asyncio.Server | None = None
+        self._waiting = list[socket.socket]()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._pass_on, sock=self._socket.dup())
+
+    def close(self) -> None:
+        if self._server:
+            self._server.close()
+        for each in (self._socket, *self._waiting):
+            each.close()
+
+    async def vanish(self) -> None:
+        """For ever like a host that is gone: connections are cut, and who asks for one hears nothing, not even no."""
+        assert self._server
+        self._server.close()
+        # Linux says nothing to who comes when as many as this wait to be accepted.
+        self._socket.listen(0)
+        self.cut()
+        while True:
+            self._waiting.append(one := socket.socket())
+            one.setblocking(False)
+            try:
+                async with asyncio.timeout(_SURELY_TAKEN_S):
+                    await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self.port))
+            except TimeoutError:
+                return
 
     def hold_at(self, word: bytes) -> None:
         """When the client next says this, nothing passes from there on, not even that."""
@@ -47,7 +78,7 @@ class Proxy:
             end.transport.abort()
         self.let_go()
 
-    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there_reader, there_writer = await asyncio.open_connection(*self._target)
         except OSError:
@@ -96,9 +127,8 @@ class Proxy:
 async def proxy_to(target: int | str) -> AsyncIterator[Proxy]:
     """A proxy in front of a `host:port`, or a port of 127.0.0.1, on a port of its own."""
     proxy = Proxy(target if isinstance(target, str) else f"127.0.0.1:{target}")
-    server = await asyncio.start_server(proxy.pass_on, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
+    await proxy.open()
     try:
         yield proxy
     finally:
-        server.close()
+        proxy.close()
