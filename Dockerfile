@@ -30,7 +30,7 @@ RUN for project in gen/python .; do \
     done \
  && uv pip install --quiet --python /shopmesh/bin/python --no-deps /wheels/*.whl \
  && /shopmesh/bin/python -m compileall -q -x /pygments/ /shopmesh/lib \
- && XDG_CACHE_HOME=/cache /tools/bin/python -m services.cli.lens >/dev/null \
+ && XDG_CACHE_HOME=/cache /tools/bin/python -m services.cli.local.lens >/dev/null \
  && mkdir -p /cache/shopmesh
 
 FROM python:${PYTHON}
@@ -62,6 +62,6 @@ ENV PATH=/shopmesh/bin:$PATH \
     SHOPMESH_LENS=/usr/share/shopmesh/zipkin-lens-3.4.3.jar
 USER 10001:10001
 WORKDIR /var/lib/shopmesh
-HEALTHCHECK --interval=5s --timeout=10s --start-period=120s --retries=6 CMD ["python", "-m", "services.cli.healthy"]
+HEALTHCHECK --interval=5s --timeout=10s --start-period=120s --retries=6 CMD ["python", "-m", "services.cli.containers.healthy"]
 ENTRYPOINT ["shopmesh"]
 CMD ["--help"]

@@ -59,7 +59,7 @@ fuzz: $(ENVIRONMENT) ## call every rpc with whatever comes to chance, for MINUTE
 bench: $(ENVIRONMENT) $(BENCH) ## measure the shop beside a bare floor and a FastAPI shop, 8 minutes (ARGS: see --help)
 	@$(BIN)/python -m bench $(ARGS)
 
-# Kept where services/cli/etcd.py looks for it. Go and what it fetches are needed for this only, and go when it is done.
+# Kept where services/cli/local/etcd.py looks for it. Go and what it fetches are needed for this only, and go when it is done.
 etcd: $(ENVIRONMENT) ## build etcd 3.6 once for this user, a minute; without it everything runs on a packaged 3.5
 	@home=~ cache=$${XDG_CACHE_HOME:-$$home/.cache}/shopmesh
 	version=$$(sed -n 's|^require go.etcd.io/etcd/server/v3 v||p' etcd/server/go.mod)

@@ -32,9 +32,9 @@ from bench.peers import envoy
 from bench.report import SERVICES
 from services.chassis.etcd import Etcd
 from services.cli.identity import access_token
+from services.cli.local.tether import die_with_parent
 from services.cli.places import token_url
 from services.cli.settings import HOST
-from services.cli.tether import die_with_parent
 from services.files import resource
 from tests.support.limits import lift_limits
 from tests.support.ports import free_port

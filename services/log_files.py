@@ -1,7 +1,7 @@
 """Log lines of a stack as they lie on disk: `<part>.jsonl` and, when that grew too long, `<part>.jsonl.1` before it.
 
-The launcher writes them (services/cli/logs.py); the command reads them, and telemetry takes them up. A reader knows
-where it is by the file's inode, so a file that is renamed meanwhile is read to its end.
+The launcher writes them (services/cli/local/logs.py); the command reads them, and telemetry takes them up. A reader
+knows where it is by the file's inode, so a file that is renamed meanwhile is read to its end.
 """
 
 import os

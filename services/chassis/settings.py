@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from services.failure import Failure
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """What this machine is called on itself."""
 
 
-class CannotStart(Exception):
-    """Why a process cannot start: one line, for whoever starts it."""
+class CannotStart(Failure):
+    """Why a process does not start; in the group that the tasks of one that starts may have made of it."""
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -14,23 +14,23 @@ from pathlib import Path
 
 import click
 
-from services.cli.canary import canary
 from services.cli.check import check
-from services.cli.deadletters import deadletters
-from services.cli.doctor import doctor
-from services.cli.documents import group
-from services.cli.log_command import logs
+from services.cli.containers.preparing import prepare
+from services.cli.containers.serving import serve
+from services.cli.doctor.command import doctor
+from services.cli.documents.canary import canary
+from services.cli.documents.command import group
+from services.cli.local.instances import drain, restart, scale
+from services.cli.local.state import StateFolder
 from services.cli.options import with_state
 from services.cli.places import launched, places_of
-from services.cli.preparing import prepare
-from services.cli.process import CannotStart
-from services.cli.serving import serve
 from services.cli.settings import SERVICES, shown
-from services.cli.state import StateFolder
+from services.cli.shop.deadletters import deadletters
 from services.cli.status_command import status
-from services.cli.steering import drain, restart, scale
-from services.cli.trace_command import trace
-from services.story.asking import CannotTell, order_uuid
+from services.cli.telemetry.log_command import logs
+from services.cli.telemetry.trace_command import trace
+from services.failure import Failure
+from services.story.asking import order_uuid
 
 
 class Commands(click.Group):
@@ -39,7 +39,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except (CannotStart, CannotTell) as error:
+        except Failure as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -84,10 +84,10 @@ def up(
     """
     from importlib.metadata import version
 
-    from services.cli import running
-    from services.cli.releases import wanted
+    from services.cli.local import running
+    from services.cli.local.releases import wanted
+    from services.cli.local.stack import Stack
     from services.cli.settings import chosen_ports
-    from services.cli.stack import Stack
 
     if detach:
         running.detach([word for word in sys.argv[2:] if word != "--detach"], StateFolder(state.absolute()))
@@ -113,7 +113,7 @@ def down(state: Path, wipe: bool) -> None:
             time.sleep(0.05)
         click.echo(f"stopped what ran in {shown(state)}")
     if wipe:
-        from services.cli.stack import remove
+        from services.cli.local.stack import remove
 
         remove(folder.path)
         click.echo(f"removed {shown(state)}")
@@ -148,13 +148,13 @@ def order(state: Path, id: str, as_json: bool, watch: bool) -> None:
     With --watch it asks the shop itself, as the customer whose order it is: ann or bob, or who owns the access token in
     SHOPMESH_TOKEN. It goes on by itself when an instance ends or the shop is away.
     """
-    from services.cli.order_page import document, page
+    from services.cli.shop.order_page import document, page
     from services.story.databases import Databases
     from services.story.trail import trail
 
     places, wanted = places_of(state), order_uuid(id)
     if watch:
-        from services.cli.following import customers, follow
+        from services.cli.shop.following import customers, follow
 
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(follow(places.edge, wanted, customers(places.token_url), click.echo))
@@ -184,7 +184,7 @@ def resend(state: Path, order: str | None, since: str | None) -> None:
     from datetime import UTC, datetime
 
     from services.cli import times
-    from services.cli.resend import resend as sent_again
+    from services.cli.shop.resend import resend as sent_again
 
     if (order is None) == (since is None):
         raise click.UsageError("say one of the two: an ORDER, or --since TIME")
@@ -213,8 +213,8 @@ def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep:
     from datetime import UTC, datetime
 
     from services.cli import times
-    from services.cli.audit import look
-    from services.cli.audit_page import as_document, page
+    from services.cli.audit.looking import look
+    from services.cli.audit.page import as_document, page
 
     if everything and since:
         raise click.UsageError("say one of the two: --since TIME, or --all")
@@ -223,7 +223,7 @@ def audit(state: Path, as_json: bool, since: str | None, everything: bool, deep:
         begin = None if everything else times.since(since or "24h", datetime.now(UTC))
         nats = places.nats_url, places.password("audit", "nats")
         report = asyncio.run(look(places.databases(), *nats, since=begin, deep=deep))
-    except (CannotStart, CannotTell) as error:
+    except Failure as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     click.echo(json.dumps(as_document(report), indent=1) if as_json else page(report))
@@ -237,7 +237,7 @@ def demo(state: Path) -> None:
 
     Step by step, and service by service, until the mail has arrived.
     """
-    from services.cli.demo import run
+    from services.cli.shop.demo import run
 
     asyncio.run(run(places_of(state), click.echo))
 
@@ -249,7 +249,7 @@ def demo_data(state: Path) -> None:
 
     `make run` does it by itself, `docker compose up` too; nothing is put there with SHOPMESH_DEMO=no.
     """
-    from services.cli.demo_data import load
+    from services.cli.shop.demo_data import load
 
     if os.environ.get("SHOPMESH_DEMO") == "no":
         click.echo("SHOPMESH_DEMO=no: no demo data")
@@ -277,7 +277,7 @@ def mesh(context: click.Context, state: Path, once: bool, as_json: bool) -> None
     p99        of the calls answered in the last 5 s, streams left out
     policy     the revision in etcd that is applied; seed: there is no document, the defaults hold
     """  # noqa: D301  click reads \b as: as it stands
-    from services.cli.mesh import show
+    from services.cli.mesh.command import show
 
     if context.invoked_subcommand is None:
         show(places_of(state), once=once, as_json=as_json)
@@ -296,7 +296,7 @@ def explain(state: Path, caller: str, service: str) -> None:
 
     For example: shopmesh mesh explain order inventory
     """
-    from services.cli.mesh import explain
+    from services.cli.mesh.command import explain
 
     explain(places_of(state), caller, service)
 

@@ -16,7 +16,7 @@ import click
 
 from services.cli.options import with_state
 from services.cli.places import Places, is_elsewhere, keys_url, places_of
-from services.cli.process import CannotStart
+from services.failure import Failure
 
 CHECKOUT = Path(__file__).parents[2]
 SUITE = "tests/e2e"
@@ -87,7 +87,7 @@ def check(state: Path, target: str | None, issuer: str | None) -> None:
         told = _environment(state, target, issuer)
         _must_be_there()
         _must_answer(told)
-    except CannotStart as error:
+    except Failure as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     sys.exit(run(told))
@@ -142,7 +142,7 @@ def told_of(results: Iterable[Result], summary: Summary) -> Iterator[str]:
 
 
 def _environment(state: Path, target: str | None, issuer: str | None) -> dict[str, str]:
-    """What the tests are told of the shop. Raises CannotStart."""
+    """What the tests are told of the shop. Raises Failure."""
     if target:
         places = Places.of_target(target, issuer)
         return {"SHOPMESH_TARGET": target, **_identity(places.issuer, places.token_url)}
@@ -163,18 +163,18 @@ def _secrets(places: Places) -> dict[str, str]:
 
 
 def _must_be_there() -> None:
-    """Raises CannotStart where the tests, or what runs them, are not installed."""
+    """Raises Failure where the tests, or what runs them, are not installed."""
     from importlib.util import find_spec
 
     if not (CHECKOUT / SUITE).is_dir() or not find_spec("pytest"):
-        raise CannotStart(
+        raise Failure(
             "the tests are not installed here; in a checkout of shopmesh, after `make check`: "
             "`.venv/bin/shopmesh check --target HOST:PORT --issuer URL`"
         )
 
 
 def _must_answer(told: Mapping[str, str]) -> None:
-    """Raises CannotStart when edge or Keycloak do not: then every test would fail, and late."""
+    """Raises Failure when edge or Keycloak do not: then every test would fail, and late."""
     from services.chassis.http import httpx
 
     keys = keys_url(told["SHOPMESH_TOKEN_URL"])
@@ -183,4 +183,4 @@ def _must_answer(told: Mapping[str, str]) -> None:
             # No proxy from the environment, and no time for the certificates of the machine where none is asked for.
             httpx.get(url, trust_env=False, verify=url.startswith("https"), timeout=_TIMEOUT_S)
         except httpx.HTTPError as error:
-            raise CannotStart(f"{whom} does not answer at {url} ({error}): `shopmesh doctor` tells more") from None
+            raise Failure(f"{whom} does not answer at {url} ({error}): `shopmesh doctor` tells more") from None

@@ -2,18 +2,18 @@
 
 import httpx
 
-from services.cli.process import CannotStart
+from services.failure import Failure
 
 CLIENT = "shopmesh-cli"
 TIMEOUT_S = 10.0
 
 
-class NoAnswer(CannotStart):
+class NoAnswer(Failure):
     """Keycloak is away, or has too much to do just now."""
 
 
 def access_token(url: str, user: str) -> str:
-    """A fresh access token of a demo user, whose password is their name, from there. Raises CannotStart, NoAnswer."""
+    """A fresh access token of a demo user, whose password is their name, from there. Raises Failure, NoAnswer."""
     question = {"grant_type": "password", "client_id": CLIENT, "username": user, "password": user}
     try:
         # No proxy from the environment: Keycloak is on this machine, or in the network of the containers.
@@ -24,14 +24,14 @@ def access_token(url: str, user: str) -> str:
             f"no answer from Keycloak at {url}: see `shopmesh status` and its log (`shopmesh logs keycloak`)"
         ) from None
     if answer.status_code in (400, 401) and "invalid_grant" in answer.text:
-        raise CannotStart(
+        raise Failure(
             f"Keycloak knows no demo user {user}: there are ann, bob, carol and oscar, unless a shop is without them"
         )
     if answer.status_code >= 500:
-        raise CannotStart(
+        raise Failure(
             f"Keycloak fails ({answer.status_code}): see `shopmesh logs keycloak`; after a full disk it has to be "
             "started anew (`shopmesh down`, `make run`)"
         )
     if answer.status_code != 200:
-        raise CannotStart(f"Keycloak refused a token for {user}: {answer.status_code} {answer.text}")
+        raise Failure(f"Keycloak refused a token for {user}: {answer.status_code} {answer.text}")
     return str(answer.json()["access_token"])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-from services.cli.process import CannotStart
+from services.cli.local.state import StateFolder
 from services.cli.settings import HOST
-from services.cli.state import StateFolder
+from services.failure import Failure
 
 if TYPE_CHECKING:
     from services.chassis.settings import PasswordFile
@@ -34,7 +34,7 @@ CERTS = "protocol/openid-connect/certs"
 
 
 class _Place:
-    """A field of Places. Asking for what nobody has told raises CannotStart, which names the mend."""
+    """A field of Places. Asking for what nobody has told raises Failure, which names the mend."""
 
     def __set_name__(self, _: type, name: str) -> None:
         self._name = name
@@ -43,8 +43,8 @@ class _Place:
         if at := places.known.get(self._name):
             return at
         if places.folder:
-            raise CannotStart(f"the shop was started by a version without {self._name}: start it again")
-        raise CannotStart(
+            raise Failure(f"the shop was started by a version without {self._name}: start it again")
+        raise Failure(
             f"{EDGE} names a shop elsewhere, and SHOPMESH_{self._name.upper()} is to say more of it: set it too"
         )
 
@@ -71,7 +71,7 @@ class Places:
 
     @classmethod
     def of_folder(cls, folder: StateFolder) -> Self:
-        """Raises CannotStart when no shop runs there."""
+        """Raises Failure when no shop runs there."""
         known = {name.replace("-", "_"): f"{HOST}:{port}" for name, port in folder.ports().items()}
         urls = {
             "nats_url": f"nats://{known.get('nats')}",
@@ -91,14 +91,11 @@ class Places:
     def of_target(cls, target: str, issuer: str | None) -> Self:
         """Another shop, by the `host:port` of its edge and who issues its tokens; the environment may tell more.
 
-        Raises CannotStart for what is no address.
+        Raises Failure for what is no address.
         """
-        from services.chassis.settings import SettingInvalid, host_and_port
+        from services.chassis.settings import host_and_port
 
-        try:
-            host_and_port("--target", target)
-        except SettingInvalid as error:
-            raise CannotStart(str(error)) from None
+        host_and_port("--target", target)
         told = cls.of_environment()
         issuer = issuer or told.known["issuer"] or "http://localhost:8180/realms/shop"
         known = {"edge": target, "issuer": issuer, "etcd": told.known["etcd"], "token_url": told.known["token_url"]}
@@ -135,16 +132,13 @@ class Places:
         return {service: self.database(service) for service in ("order", "inventory", "notification")}
 
     def password(self, role: str, store: str) -> "PasswordFile | None":
-        """Of a role in `database` or `nats`; None where it needs none. Raises CannotStart for what cannot be read."""
-        from services.chassis.settings import PasswordFile, PasswordUnreadable
+        """Of a role in `database` or `nats`; None where it needs none. Raises Failure for what cannot be read."""
+        from services.chassis.settings import PasswordFile
 
         if self.secrets is None:
             return None
         file = PasswordFile(SECRETS, self.secrets / role / f"{store}-password")
-        try:
-            file.read()
-        except PasswordUnreadable as error:
-            raise CannotStart(str(error)) from None
+        file.read()
         return file
 
     def envoys(self) -> list[str]:
@@ -157,7 +151,7 @@ class Places:
 def places_of(state: Path) -> Places:
     """Those of the environment where SHOPMESH_EDGE is set, else of the shop that runs in the folder.
 
-    Raises CannotStart when none does.
+    Raises Failure when none does.
     """
     return Places.of_environment() if is_elsewhere() else Places.of_folder(StateFolder(state.absolute()))
 
@@ -178,9 +172,9 @@ def is_elsewhere() -> bool:
 
 
 def launched(state: Path, instead: str) -> StateFolder:
-    """The folder, for what only the launcher can do. Raises CannotStart with who does it where that does not run."""
+    """The folder, for what only the launcher can do. Raises Failure with who does it where that does not run."""
     if is_elsewhere():
-        raise CannotStart(f"the shop of {EDGE} was not started by this command: {instead}")
+        raise Failure(f"the shop of {EDGE} was not started by this command: {instead}")
     return StateFolder(state.absolute())
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from services.cli.process import CannotStart
+from services.failure import Failure
 
 HOST = "127.0.0.1"
 SERVICES = ("product", "order", "inventory", "notification")
@@ -42,19 +42,17 @@ def variable(port: str) -> str:
 def chosen_ports(first: int | None) -> dict[str, int]:
     """The table, or consecutive ports from `first`; a variable SHOPMESH_PORT_<NAME> beats both.
 
-    Raises CannotStart for what is no port.
+    Raises Failure for what is no port.
     """
     ports = {name: port if first is None else first + at for at, (name, port) in enumerate(PORTS.items())}
     for name in ports:
         if text := os.environ.get(variable(name)):
             if not text.isdigit() or not 0 < int(text) < 65536:
-                raise CannotStart(f"{variable(name)}={text} is no port: give a number from 1 to 65535")
+                raise Failure(f"{variable(name)}={text} is no port: give a number from 1 to 65535")
             ports[name] = int(text)
     twice = [name for name, port in ports.items() if list(ports.values()).count(port) > 1]
     if twice:
-        raise CannotStart(
-            f"{' and '.join(twice)} have the same port {ports[twice[0]]}: move one with {variable(twice[0])}"
-        )
+        raise Failure(f"{' and '.join(twice)} have the same port {ports[twice[0]]}: move one with {variable(twice[0])}")
     return ports
 
 

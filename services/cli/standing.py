@@ -14,9 +14,8 @@ from mesh.v1 import registry_pb2
 from services.chassis.bus import BusUnavailable, Looking
 from services.chassis.etcd import Etcd, EtcdUnavailable, Snapshot
 from services.cli.places import Places, keys_url
-from services.cli.process import CannotStart
 from services.cli.settings import ENDPOINTS, SERVICES
-from services.story.asking import CannotTell
+from services.failure import Failure
 from services.story.databases import Databases
 
 ANSWER_S = 5.0
@@ -45,7 +44,7 @@ class _Unwell(Exception):
 
 
 async def look(places: Places) -> list[Row]:
-    """Instances first, then what they stand on, as far as it was told where that is. Raises CannotStart."""
+    """Instances first, then what they stand on, as far as it was told where that is. Raises Failure."""
     etcd = Etcd(places.etcd)
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as web:
@@ -106,7 +105,7 @@ async def _asked(name: str, address: str, ask: Callable[[], Awaitable[object]]) 
     try:
         async with asyncio.timeout(ANSWER_S):
             await ask()
-    except (httpx.HTTPError, BusUnavailable, CannotTell, CannotStart, TimeoutError, _Unwell) as error:
+    except (httpx.HTTPError, BusUnavailable, Failure, TimeoutError, _Unwell) as error:
         return Row(name, "away", address, why=_words(error))
     return Row(name, "ready", address)
 

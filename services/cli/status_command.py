@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from services.cli.local.state import StateFolder
 from services.cli.options import with_state
 from services.cli.places import Places, is_elsewhere
 from services.cli.settings import shown
-from services.cli.state import StateFolder
 
 
 @click.command()
@@ -47,7 +47,7 @@ def _elsewhere(*, as_json: bool) -> bool:
 
 
 def _here(state: Path, *, as_json: bool) -> bool:
-    from services.cli.state import memory
+    from services.cli.local.state import memory
 
     rows = []
     for part in StateFolder(state.absolute()).read()["parts"]:

@@ -2,17 +2,17 @@
 
 from datetime import UTC, datetime, timedelta
 
-from services.cli.fields import seconds
-from services.cli.process import CannotStart
+from services.cli.documents.fields import seconds
+from services.failure import Failure
 
 
 def since(text: str, now: datetime) -> datetime:
-    """RFC 3339 with its zone, not after `now`; or a duration such as 2h, that long before. Else raises CannotStart."""
+    """RFC 3339 with its zone, not after `now`; or a duration such as 2h, that long before. Else raises Failure."""
     time = _read(text, now)
     if time.tzinfo is None:
         raise _no_time(text)
     if time > now:
-        raise CannotStart(f"{text} is yet to come")
+        raise Failure(f"{text} is yet to come")
     return time
 
 
@@ -32,5 +32,5 @@ def _read(text: str, now: datetime) -> datetime:
         raise _no_time(text) from None
 
 
-def _no_time(text: str) -> CannotStart:
-    return CannotStart(f"{text} is no time: write 2026-03-01T12:00:00Z, or a duration such as 2h")
+def _no_time(text: str) -> Failure:
+    return Failure(f"{text} is no time: write 2026-03-01T12:00:00Z, or a duration such as 2h")

@@ -2,9 +2,11 @@
 
 from uuid import UUID
 
+from services.failure import Failure
 
-class CannotTell(Exception):
-    """Why something is not told, and what mends it: one line for the person who asked."""
+
+class CannotTell(Failure):
+    """Why something is not told: there is no such thing, or who knows it does not answer."""
 
 
 def order_uuid(text: str) -> UUID:

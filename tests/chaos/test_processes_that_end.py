@@ -18,8 +18,8 @@ from shop.notification.v1 import notification_pb2, notification_pb2_grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
+from services.cli.local.stack import remove
 from services.cli.settings import SERVICES
-from services.cli.stack import remove
 from tests.support.shop import Shop, started_shop, stop
 from tests.support.shop_fixtures import Bearer, Stocked, audit, order_of
 from tests.support.waiting import DEADLINE_S, eventually

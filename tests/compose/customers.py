@@ -21,7 +21,7 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
 from services.cli.identity import access_token
-from services.cli.process import CannotStart
+from services.failure import Failure
 from tests.compose.project import Project
 from tests.support.refused import refused
 from tests.support.steady import OPTIONS
@@ -141,7 +141,7 @@ async def token_of(project: Project, user: str) -> str:
     async def look() -> str:
         try:
             return await asyncio.to_thread(access_token, project.token_url, user)
-        except CannotStart as error:
+        except Failure as error:
             raise AssertionError(str(error)) from None
 
     return await eventually(look, f"{user} has a token", TOKEN_S)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import grpc
 from shop.order.v1 import order_pb2, order_pb2_grpc
 
-from services.cli.audit import Report, look
+from services.cli.audit.looking import Report, look
 from tests.support.shop import Shop
 from tests.support.shop_fixtures import Bearer, Stocked, order_of
 

@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from services.cli import keycloak
 from services.cli.identity import access_token
+from services.cli.local import keycloak
 from services.cli.places import token_url
 from services.controlplane.contract import Rpc
 from tests.fuzz.contracts import RPCS, Called

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from services.cli.state import StateFolder
+from services.cli.local.state import StateFolder
 from tests.mesh.calls import call
 from tests.mesh.test_calls_survive import NOT_IDEMPOTENT, SERVICE, peer
 from tests.support.breaking import breaking

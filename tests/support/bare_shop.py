@@ -23,9 +23,9 @@ from shop.order.v1 import order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
 from services.chassis.etcd import Etcd
-from services.cli.postgres import Postgres as LocalPostgres
+from services.cli.local.postgres import Postgres as LocalPostgres
+from services.cli.local.stack import NATS_CONFIG
 from services.cli.settings import SERVICES
-from services.cli.stack import NATS_CONFIG
 from tests.support.mesh import Mesh, running_mesh
 from tests.support.nats import NatsServer
 from tests.support.postgres import Postgres

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser, async_playwright
 
-from services.cli.downloads import cache_folder
+from services.cli.local.downloads import cache_folder
 
 HOW_TO_GET_ONE = "there is no Chromium on this machine: `make chromium` fetches one (70 MB), or install the system's"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

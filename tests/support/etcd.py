@@ -11,7 +11,7 @@ from typing import override
 
 import httpx
 
-from services.cli.etcd import release
+from services.cli.local.etcd import release
 from tests.support.servers import Server
 
 

@@ -16,7 +16,7 @@ from typing import override
 import asyncpg
 
 from services.chassis.database import Database
-from services.cli.postgres import Postgres as LocalPostgres
+from services.cli.local.postgres import Postgres as LocalPostgres
 from tests.support.servers import Server
 
 # What the migrations themselves have put into tables, to be put there again.
@@ -56,7 +56,7 @@ class Postgres(Server):
         """The URLs of databases that wait for the next test, by package."""
         self._making = asyncio.Lock()
         subprocess.run(
-            [sys.executable, "-m", "services.cli.postgres", "--state", folder], check=True, capture_output=True
+            [sys.executable, "-m", "services.cli.local.postgres", "--state", folder], check=True, capture_output=True
         )
 
     @override

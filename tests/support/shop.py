@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from services.chassis.etcd import Etcd
-from services.cli.stack import remove
+from services.cli.local.stack import remove
 from tests.support.ports import free_ports
 from tests.support.waiting import DEADLINE_S
 

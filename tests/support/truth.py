@@ -7,8 +7,8 @@ import nats
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from services.cli import audit
-from services.cli.audit_page import page
+from services.cli.audit import looking as audit
+from services.cli.audit.page import page
 from services.order.events import STREAM
 from tests.support.bare_shop import BareShop
 from tests.support.waiting import eventually

@@ -13,8 +13,8 @@ import yaml
 from deploy.composed import environment, resolved
 from deploy.manifests import Found, Kustomization
 from services.chassis.settings import Settings
+from services.cli.local.stack import Stack
 from services.cli.settings import PORTS
-from services.cli.stack import Stack
 from services.telemetry.__main__ import Places
 from tests.support.surroundings import CHECKOUT, PREFIX
 

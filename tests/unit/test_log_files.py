@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.logs import LogFile
+from services.cli.local.logs import LogFile
 from services.log_files import READ_BYTES, Place, batches, instant, nanoseconds, parts, said, shown, told
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

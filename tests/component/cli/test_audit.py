@@ -14,9 +14,9 @@ import nats
 import pytest
 from nats.js import JetStreamContext
 
-from services.cli.audit import Report, look
-from services.cli.audit_page import as_document, page
-from services.cli.audit_rules import MENDS
+from services.cli.audit.looking import Report, look
+from services.cli.audit.page import as_document, page
+from services.cli.audit.rules import MENDS
 from services.order.contract import event_id
 from services.order.events import STREAM
 from tests.support.backstage import Backstage

@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.cli.postgres import Postgres
-from services.cli.state import StateFolder
+from services.cli.local.postgres import Postgres
+from services.cli.local.state import StateFolder
 from tests.support.ports import free_port, free_ports
 from tests.support.shop import Shop, started_shop, stop
 from tests.support.waiting import DEADLINE_S, eventually

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from services.cli import control
-from services.cli.control import Tell, ask
-from services.cli.process import CannotStart
-from services.cli.state import StateFolder
+from services.cli.local import control
+from services.cli.local.control import Tell, ask
+from services.cli.local.state import StateFolder
+from services.failure import Failure
 from tests.support.waiting import eventually
 
 
@@ -40,7 +40,7 @@ async def asked(folder: StateFolder, **facts: object) -> list[str]:
 
 async def count(facts: Mapping[str, Any], tell: Tell) -> None:
     if facts["to"] > 3:
-        raise CannotStart("that is too far")
+        raise Failure("that is too far")
     for number in range(facts["to"]):
         tell(str(number))
 
@@ -49,9 +49,9 @@ async def test_what_happens_is_told_and_a_refusal_is_raised(tmp_path: Path) -> N
     folder = StateFolder(tmp_path / ("deep" * 40) / "state")  # an address of a socket takes 107 characters
     async with door(folder, count):
         assert await asked(folder, to=2) == ["0", "1"]
-        with pytest.raises(CannotStart, match="that is too far"):
+        with pytest.raises(Failure, match="that is too far"):
             await asked(folder, to=4)
-        with pytest.raises(CannotStart, match="not understood"):
+        with pytest.raises(Failure, match="not understood"):
             await asked(folder)
         assert (folder.path / control.SOCKET).stat().st_mode & 0o777 == 0o600
 
@@ -79,9 +79,9 @@ async def test_what_was_begun_goes_on_when_the_asker_leaves_and_the_next_one_wai
 
 async def test_without_a_shop_or_before_it_is_ready_one_line_says_so(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
-    with pytest.raises(CannotStart, match="no shop runs"):
+    with pytest.raises(Failure, match="no shop runs"):
         await asked(folder, to=1)
     with folder.hold():
         folder.write({"pid": os.getpid(), "ports": {"edge": 1}, "parts": []})
-        with pytest.raises(CannotStart, match="is not ready yet"):
+        with pytest.raises(Failure, match="is not ready yet"):
             await asked(folder, to=1)

@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 
 from services.chassis.database import Database
 from services.cli.__main__ import main
-from services.cli.process import CannotStart
-from services.cli.redriving import content, operator, shown
-from services.cli.state import StateFolder
+from services.cli.local.state import StateFolder
+from services.cli.shop.redriving import content, operator, shown
+from services.failure import Failure
 from services.notification.api import NotificationApi
 from services.notification.domain import Garbled, State, Verdict
 from services.notification.events import understand
@@ -209,9 +209,9 @@ async def test_a_mail_is_shown_with_its_address_also_after_its_end(shop: Shop, p
 async def test_what_never_was_and_a_database_that_is_away_are_told(shop: Shop, postgres: Postgres) -> None:
     url = postgres.url(await shop.database.fetchval("select current_database()"), "audit")
 
-    with pytest.raises(CannotStart, match="there is no dead letter"):
+    with pytest.raises(Failure, match="there is no dead letter"):
         await content(url, f"deadLetters/{uuid4()}")
-    with pytest.raises(CannotStart, match="does not answer"):
+    with pytest.raises(Failure, match="does not answer"):
         await content(f"postgresql://audit@127.0.0.1:{free_port()}/notification", f"deadLetters/{uuid4()}")
 
 

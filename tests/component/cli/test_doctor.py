@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from services.cli.__main__ import main
-from services.cli.findings import Finding, Health, Identity
-from services.cli.identity_checks import examined
+from services.cli.doctor.checks import examined
+from services.cli.doctor.findings import Finding, Health, Identity
 from tests.support.issuer import Issuer, Key, running_issuer
 from tests.support.mesh import Mesh, running_mesh
 from tests.support.ports import free_port

@@ -13,11 +13,11 @@ from mesh.v1 import registry_pb2
 
 from services.chassis.etcd import Etcd
 from services.cli.__main__ import main
-from services.cli.applied import Told, look
-from services.cli.effect import wait
-from services.cli.process import CannotStart
-from services.cli.revisions import KEPT, Held, Kind, read, write
+from services.cli.documents.applied import Told, look
+from services.cli.documents.effect import wait
+from services.cli.documents.revisions import KEPT, Held, Kind, read, write
 from services.cli.settings import SERVICES
+from services.failure import Failure
 from tests.support.etcd import EtcdServer, running_etcd
 from tests.support.ports import free_port
 from tests.support.waiting import DEADLINE_S
@@ -329,7 +329,7 @@ def test_a_change_is_done_when_all_instances_go_by_it_or_it_is_told_who_does_not
 
     tell(shopmesh, "order/order-2", config_order=registry_pb2.AppliedDocument(revision=now - 1))
     shopmesh.put("/shop/endpoints/order/order-3", "{}")
-    with pytest.raises(CannotStart) as late:
+    with pytest.raises(Failure) as late:
         waited()
     assert str(late.value).splitlines()[1:] == [
         f"  order-2 goes by revision {now - 1}", "  order-3 does not tell what it goes by: see `shopmesh status`"
@@ -341,7 +341,7 @@ def test_a_change_that_an_instance_refuses_is_not_waited_for(shopmesh: Shopmesh)
     refusal = registry_pb2.DocumentRefusal(revision=now, reason="hold_ttl: too long for me")
     tell(shopmesh, "order/order-1", config_order=registry_pb2.AppliedDocument(revision=1, refused=refusal))
 
-    with pytest.raises(CannotStart, match="order-1 refuses the config of order: hold_ttl: too long for me"):
+    with pytest.raises(Failure, match="order-1 refuses the config of order: hold_ttl: too long for me"):
         shopmesh.etcd(lambda etcd: wait(etcd, Kind("config"), {"order": Held(None, 0)}, [], within_s=10 * DEADLINE_S))
 
 
@@ -363,7 +363,7 @@ def test_each_envoy_has_to_go_by_a_policy_and_the_one_that_does_not_is_named(sho
     tell(shopmesh, "controlplane/one", policy_order=holds)
     away = [f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"]
 
-    with pytest.raises(CannotStart) as said:
+    with pytest.raises(Failure) as said:
         shopmesh.etcd(lambda etcd: wait(etcd, Kind("policy"), {"order": Held(None, 0)}, away, within_s=0))
 
     assert [line.strip() for line in str(said.value).splitlines()[1:]] == [

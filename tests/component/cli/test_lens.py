@@ -7,7 +7,7 @@ from pathlib import Path
 def test_a_stack_starts_without_lens_where_it_cannot_be_downloaded(tmp_path: Path) -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:1")
     done = subprocess.run(
-        [sys.executable, "-m", "services.cli.lens"],
+        [sys.executable, "-m", "services.cli.local.lens"],
         env=os.environ | nowhere | {"XDG_CACHE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

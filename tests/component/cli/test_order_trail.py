@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from services.cli.order_page import document, page
+from services.cli.shop.order_page import document, page
 from services.order.contract import event_id
 from services.order.domain import Order, OrderRejected
 from services.story.asking import CannotTell

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from services.cli.preparing import OWNERS, prepare
-from services.cli.process import CannotStart
+from services.cli.containers.preparing import OWNERS, prepare
+from services.failure import Failure
 from tests.support.postgres import Postgres
 
 
@@ -77,11 +77,9 @@ async def test_a_new_password_replaces_the_old_one(secrets: Path, postgres: Post
 
 def test_what_is_missing_is_named(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (secrets / "audit" / "database-password").unlink()
-    with pytest.raises(
-        CannotStart, match=r"audit/database-password cannot be read .*: `shopmesh prepare files` makes it"
-    ):
+    with pytest.raises(Failure, match=r"audit/database-password cannot be read .*: `shopmesh prepare files` makes it"):
         databases()
 
     monkeypatch.delenv("SHOPMESH_SECRETS")
-    with pytest.raises(CannotStart, match="SHOPMESH_SECRETS is not set"):
+    with pytest.raises(Failure, match="SHOPMESH_SECRETS is not set"):
         databases()

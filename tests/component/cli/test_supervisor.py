@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.cli.part import Part
-from services.cli.process import CannotStart, Process
-from services.cli.supervisor import Supervisor
+from services.cli.local.part import Part
+from services.cli.local.process import Process
+from services.cli.local.supervisor import Supervisor
+from services.failure import Failure
 from tests.support.waiting import DEADLINE_S, eventually
 
 STAYS = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -117,7 +118,7 @@ async def test_a_part_that_never_comes_up_ends_all_and_its_last_words_are_told(t
     broken = stays("service", command=(sys.executable, "-c", "import sys; sys.exit('no such table')"))
     never = Process(broken.name, broken.command, environment=os.environ, ready=_never)
 
-    with pytest.raises(CannotStart, match=r"service does not start \(ended with exit code 1\): no such table"):
+    with pytest.raises(Failure, match=r"service does not start \(ended with exit code 1\): no such table"):
         async with supervised(notes, tmp_path, stays("store"), never):
             raise AssertionError("became ready")
 
@@ -161,7 +162,7 @@ async def test_a_failing_preparation_is_told_and_nothing_starts(tmp_path: Path) 
     preparing = (sys.executable, "-c", "import sys; sys.exit('the disk is full')")
     part = Process("store", STAYS, environment=os.environ, ready=at_once, before=preparing)
 
-    with pytest.raises(CannotStart, match="store: the disk is full"):
+    with pytest.raises(Failure, match="store: the disk is full"):
         async with supervised(Notes(), tmp_path, part):
             raise AssertionError("became ready")
 
@@ -216,7 +217,7 @@ async def test_a_part_is_added_and_removed_while_the_others_run(tmp_path: Path) 
 async def test_a_part_that_is_added_in_vain_leaves_the_others_alone(tmp_path: Path) -> None:
     broken = Process("service", (sys.executable, "-c", "import sys; sys.exit('no such table')"), ready=_never)
     async with supervised(Notes(), tmp_path, stays("store")) as supervisor:
-        with pytest.raises(CannotStart, match="no such table"):
+        with pytest.raises(Failure, match="no such table"):
             await supervisor.add(broken)
 
         assert {name: part.state for name, part in supervisor.parts.items()} == {"store": "ready"}
@@ -225,9 +226,10 @@ async def test_a_part_that_is_added_in_vain_leaves_the_others_alone(tmp_path: Pa
 SUPERVISING = f"""
 import asyncio, os, sys
 from pathlib import Path
-from services.cli.process import Process
-from services.cli.supervisor import Supervisor
-from services.cli.terminal import Terminal
+from services.failure import Failure
+from services.cli.local.process import Process
+from services.cli.local.supervisor import Supervisor
+from services.cli.local.terminal import Terminal
 
 async def at_once(started):
     return ""

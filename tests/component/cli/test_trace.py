@@ -13,8 +13,8 @@ import uvicorn
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from services.cli.process import CannotStart
-from services.cli.trace import asked, client, pictures
+from services.cli.telemetry.trace import asked, client, pictures
+from services.failure import Failure
 from services.telemetry.model import SpanLink
 from services.telemetry.web import Place, application
 from tests.support.ports import free_port
@@ -76,21 +76,21 @@ def test_all_traces_of_an_order_are_drawn_from_the_oldest_on(pages: httpx.Client
 
 
 def test_what_is_not_there_is_explained(pages: httpx.Client) -> None:
-    with pytest.raises(CannotStart, match=f"no trace {OTHERS}: it was not sampled"):
+    with pytest.raises(Failure, match=f"no trace {OTHERS}: it was not sampled"):
         asked(pages, OTHERS, None)
-    with pytest.raises(CannotStart, match=r"`shopmesh order .*` shows the order itself"):
+    with pytest.raises(Failure, match=r"`shopmesh order .*` shows the order itself"):
         asked(pages, None, uuid4())
 
 
 def test_where_spans_go_elsewhere_that_is_said() -> None:
     elsewhere = application(ToldStore(), Place(collector="http://collector:4317"))
 
-    with served(elsewhere) as pages, pytest.raises(CannotStart, match="lines go to http://collector:4317"):
+    with served(elsewhere) as pages, pytest.raises(Failure, match="lines go to http://collector:4317"):
         asked(pages, TRACE, None)
 
 
 def test_a_store_that_is_down_is_named_with_a_way_on() -> None:
-    with client(f"http://127.0.0.1:{free_port()}") as nobody, pytest.raises(CannotStart, match="shopmesh logs"):
+    with client(f"http://127.0.0.1:{free_port()}") as nobody, pytest.raises(Failure, match="shopmesh logs"):
         asked(nobody, TRACE, None)
 
 
@@ -103,5 +103,5 @@ def test_a_store_that_is_down_is_named_with_a_way_on() -> None:
     ],
 )
 def test_what_is_no_telemetry_is_said(answer: Response, said: str) -> None:
-    with served(answer) as pages, pytest.raises(CannotStart, match=said):
+    with served(answer) as pages, pytest.raises(Failure, match=said):
         asked(pages, TRACE, None)

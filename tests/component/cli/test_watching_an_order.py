@@ -12,8 +12,8 @@ import pytest
 from shop.order.v1 import order_pb2 as pb
 from shop.order.v1.order_pb2_grpc import OrderServiceServicer, add_OrderServiceServicer_to_server
 
-from services.cli.following import customers, follow
-from services.cli.process import CannotStart
+from services.cli.shop.following import customers, follow
+from services.failure import Failure
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -108,7 +108,7 @@ async def test_a_token_that_has_ended_is_replaced() -> None:
 
 @pytest.mark.parametrize("refused", [UNAUTHENTICATED, NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED])
 async def test_a_refusal_ends_it_and_says_why(refused: grpc.StatusCode) -> None:
-    with pytest.raises(CannotStart, match=f"{refused.name} as the test wants"):
+    with pytest.raises(Failure, match=f"{refused.name} as the test wants"):
         await followed(edge_of([refused]), "ann")
 
 

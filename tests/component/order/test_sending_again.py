@@ -14,8 +14,8 @@ from shop.notification.v1.config_pb2 import NotificationConfig
 from services.chassis.bus import Bus
 from services.chassis.database import Database
 from services.chassis.worker import Worker
-from services.cli.process import CannotStart
-from services.cli.resend import resend
+from services.cli.shop.resend import resend
+from services.failure import Failure
 from services.notification.domain import Outcome
 from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
 from services.notification.letters import letter
@@ -142,7 +142,7 @@ async def test_what_was_not_sent_yet_goes_out_anyway_and_is_not_counted(postgres
 
 async def test_an_order_that_nobody_knows_is_named(postgres: Postgres, database: Database) -> None:
     unknown = uuid4()
-    with pytest.raises(CannotStart, match=f"there is no order {unknown}"):
+    with pytest.raises(Failure, match=f"there is no order {unknown}"):
         await resend(await url(database, postgres), unknown)
 
 

@@ -12,8 +12,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1.logs_pb2 import SeverityNumber
 
 from services.chassis.otlp_lines import encoded
-from services.cli.log_search import Away, Store, Wanted
-from services.cli.logs import LogFile
+from services.cli.local.logs import LogFile
+from services.cli.telemetry.log_search import Away, Store, Wanted
 from services.log_files import Line
 from services.telemetry import otlp
 from services.telemetry.forward import Forward

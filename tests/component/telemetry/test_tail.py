@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.log_search import Files, Store, Wanted
-from services.cli.logs import LogFile
+from services.cli.local.logs import LogFile
+from services.cli.telemetry.log_search import Files, Store, Wanted
 from services.log_files import Batch, Line, Place, batches
 from services.telemetry import tail
 from services.telemetry.tail import Tail

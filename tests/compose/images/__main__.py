@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from services.cli.process import CannotStart
+from services.failure import Failure
 from tests.compose.images import contexts, observing
 from tests.compose.images.debian import base
 from tests.compose.images.engine import CannotBuild, docker
@@ -108,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if not asked.names or short in asked.names:
             try:
                 print(f"{image:<48} {provide(image)}", flush=True)
-            except (CannotBuild, CannotStart) as error:
+            except (CannotBuild, Failure) as error:
                 sys.exit(f"{image}: {error}")
 
 

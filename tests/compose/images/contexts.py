@@ -12,8 +12,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from services.cli.downloads import cache_folder
-from services.cli.keycloak import Cache, java
+from services.cli.local.downloads import cache_folder
+from services.cli.local.keycloak import Cache, java
 from services.files import resource
 from tests.compose.images.engine import CannotBuild, tell
 

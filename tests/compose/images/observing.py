@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from services.cli.downloads import cache_folder
+from services.cli.local.downloads import cache_folder
 from tests.compose.images.contexts import FLAGS, GO
 from tests.compose.images.engine import CannotBuild, tell
 

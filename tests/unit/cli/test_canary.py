@@ -6,9 +6,9 @@ import pytest
 from mesh.v1 import policy_pb2
 
 from services.chassis.documents import parsed
-from services.cli.canary import with_canary, without_canary
-from services.cli.process import CannotStart
-from services.cli.revisions import written
+from services.cli.documents.canary import with_canary, without_canary
+from services.cli.documents.revisions import written
+from services.failure import Failure
 
 RUNNING = {"1.0", "2.0"}
 LIMIT = {"circuit_breaker": {"max_requests": 5}}
@@ -52,7 +52,7 @@ def test_the_rest_of_the_calls_stays_with_the_version_before(
     ],
 )
 def test_what_says_too_little_is_refused(running: set[str], share: str | None, header: str | None, why: str) -> None:
-    with pytest.raises(CannotStart, match=why):
+    with pytest.raises(Failure, match=why):
         with_canary({}, running, "2.0", share, header)
 
 

@@ -4,8 +4,8 @@ import time
 import protovalidate
 import pytest
 
-from services.cli.demo_data import demo_products, patient_token
 from services.cli.identity import NoAnswer
+from services.cli.shop.demo_data import demo_products, patient_token
 from tests.support.waiting import DEADLINE_S
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.downloads import Artifact, fetch
-from services.cli.process import CannotStart
+from services.cli.local.downloads import Artifact, fetch
+from services.failure import Failure
 
 CONTENT = b"keycloak"
 ARTIFACT = Artifact("group:artifact:zip:1", "artifact.zip", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "1")
@@ -30,7 +30,7 @@ def test_a_file_is_downloaded_once(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_refused_and_not_kept(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match="sha256 differs"):
+    with pytest.raises(Failure, match="sha256 differs"):
         fetch(ARTIFACT, tmp_path, nothing, program("file.write_bytes(b'malware')"))
 
     assert not list(tmp_path.iterdir())
@@ -42,7 +42,7 @@ def test_a_changed_file_is_refused_and_not_kept(tmp_path: Path) -> None:
      ("sys.exit('[Errno 28] No space left on device')", "free 1 GB")],
 )  # fmt: skip
 def test_a_download_that_fails_says_what_mends_it(tmp_path: Path, failure: str, mend: str) -> None:
-    with pytest.raises(CannotStart, match=mend):
+    with pytest.raises(Failure, match=mend):
         fetch(ARTIFACT, tmp_path, nothing, program(failure))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.etcd import release
+from services.cli.local.etcd import release
 from services.files import resource
 
 GO_MOD = resource("etcd/server/go.mod")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.envoy_config import ways
-from services.cli.explain import EDGE, Asked, Rpc, differences, figures, rpcs_of, told
+from services.cli.mesh.envoy_config import ways
+from services.cli.mesh.explain import EDGE, Asked, Rpc, differences, figures, rpcs_of, told
 
 SEED = {
     "retries": {"edge": 1, "mesh": 2, "per_try_timeout": "0.5s", "budget_percent": 20},

@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
-from services.cli import healthy
+from services.cli.containers import healthy
 
 
 @asynccontextmanager

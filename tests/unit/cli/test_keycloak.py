@@ -3,7 +3,7 @@
 import stat
 from pathlib import Path
 
-from services.cli.keycloak import Cache, prepare
+from services.cli.local.keycloak import Cache, prepare
 
 
 def read_only_cache(folder: Path) -> Cache:

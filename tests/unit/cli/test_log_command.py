@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import main
-from services.cli.logs import LogFile
+from services.cli.local.logs import LogFile
 
 
 @pytest.fixture

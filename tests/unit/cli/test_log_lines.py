@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cli.log_lines import MAX_LINE_BYTES, Lines
+from services.cli.local.log_lines import MAX_LINE_BYTES, Lines
 from services.log_files import LEVELS, said, told
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 7_000, tzinfo=UTC)

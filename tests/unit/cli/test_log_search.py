@@ -6,10 +6,10 @@ from uuid import UUID
 import click
 import pytest
 
-from services.cli.log_search import Files, Wanted, order_name, trace_id
-from services.cli.log_view import rendered
-from services.cli.logs import LogFile
-from services.cli.process import CannotStart
+from services.cli.local.logs import LogFile
+from services.cli.telemetry.log_search import Files, Wanted, order_name, trace_id
+from services.cli.telemetry.log_view import rendered
+from services.failure import Failure
 from services.log_files import Line, nanoseconds
 from services.story.asking import CannotTell
 
@@ -102,7 +102,7 @@ def test_only_ids_are_asked_for() -> None:
     assert order_name(UUID(ORDERS[0].removeprefix("orders/")).hex) == ORDERS[0], "as `order` and `trace` read it"
     with pytest.raises(CannotTell, match="“7” is no order"):
         order_name("7")
-    with pytest.raises(CannotStart, match="xyz is no trace id"):
+    with pytest.raises(Failure, match="xyz is no trace id"):
         trace_id("xyz")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.logs import LogFile
+from services.cli.local.logs import LogFile
 
 
 def said(folder: Path, part: str) -> list[dict[str, Any]]:

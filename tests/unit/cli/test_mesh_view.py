@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from mesh.v1 import registry_pb2
 
-from services.cli.envoy_admin import Envoy, Traffic, hosts, traffic
-from services.cli.mesh_view import Reading, Service, view
+from services.cli.mesh.envoy_admin import Envoy, Traffic, hosts, traffic
+from services.cli.mesh.view import Reading, Service, view
 
 READY, DRAINING = registry_pb2.Endpoint.STATE_READY, registry_pb2.Endpoint.STATE_DRAINING
 

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.__main__ import main
+from services.cli.local.state import StateFolder
 from services.cli.places import Places, every, keys_url, places_of
-from services.cli.process import CannotStart
 from services.cli.settings import PORTS
-from services.cli.state import StateFolder
+from services.failure import Failure
 
 ELSEWHERE = {
     "SHOPMESH_EDGE": "envoy:8080",
@@ -76,16 +76,16 @@ def test_passwords_are_read_from_the_folder_of_the_role(tmp_path: Path) -> None:
     places = Places.of_environment({**ELSEWHERE, "SHOPMESH_SECRETS": str(tmp_path)})
 
     assert places.database("order", role="order") == "postgresql://order:a%2Fb%40c%3Ad@postgres:5432/order"
-    with pytest.raises(CannotStart, match=r"SHOPMESH_SECRETS=.*/audit/nats-password cannot be read: No such file"):
+    with pytest.raises(Failure, match=r"SHOPMESH_SECRETS=.*/audit/nats-password cannot be read: No such file"):
         places.password("audit", "nats")
 
 
 def test_what_nobody_has_told_is_named_by_who_needs_it(folder: StateFolder) -> None:
-    with pytest.raises(CannotStart, match="SHOPMESH_TELEMETRY is to say more of it"):
+    with pytest.raises(Failure, match="SHOPMESH_TELEMETRY is to say more of it"):
         _ = Places.of_environment(ELSEWHERE).telemetry
 
     folder.write({**json.loads((folder.path / "stack.json").read_text()), "ports": {"edge": 1}})
-    with pytest.raises(CannotStart, match="by a version without telemetry: start it again"):
+    with pytest.raises(Failure, match="by a version without telemetry: start it again"):
         _ = places_of(folder.path).telemetry
 
 
@@ -125,5 +125,5 @@ def test_another_shop_is_named_by_its_edge_and_its_issuer(monkeypatch: pytest.Mo
 
     assert places.token_url == "https://id.example/realms/shop/protocol/openid-connect/token"
     assert keys_url(places.token_url) == "https://id.example/realms/shop/protocol/openid-connect/certs"
-    with pytest.raises(CannotStart, match=r"--target must be host:port, not 'shop\.example'"):
+    with pytest.raises(Failure, match=r"--target must be host:port, not 'shop\.example'"):
         Places.of_target("shop.example", None)

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from services.cli.preparing import prepare
-from services.cli.process import CannotStart
+from services.cli.containers.preparing import prepare
 from services.cli.settings import SERVICES
+from services.failure import Failure
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_a_shop_that_others_reach_says_whether_it_wants_demo_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOPMESH_PUBLIC", "0.0.0.0")
-    with pytest.raises(CannotStart, match=r"SHOPMESH_PUBLIC=0\.0\.0\.0 lets others in.*set SHOPMESH_DEMO=no"):
+    with pytest.raises(Failure, match=r"SHOPMESH_PUBLIC=0\.0\.0\.0 lets others in.*set SHOPMESH_DEMO=no"):
         made(tmp_path)
     assert not [*tmp_path.iterdir()]
 
@@ -86,7 +86,7 @@ def test_a_shop_that_others_reach_says_whether_it_wants_demo_users(
     assert '"ann"' in made(tmp_path)["keycloak/shop-realm.json"]
 
     monkeypatch.setenv("SHOPMESH_DEMO", "perhaps")
-    with pytest.raises(CannotStart, match="SHOPMESH_DEMO is yes or no, not 'perhaps'"):
+    with pytest.raises(Failure, match="SHOPMESH_DEMO is yes or no, not 'perhaps'"):
         made(tmp_path)
 
 
@@ -99,5 +99,5 @@ def test_envoy_is_led_to_the_control_plane_that_was_named(tmp_path: Path, monkey
     assert 'id: "envoy-7"' in text
     assert 'address: "ads.mesh", port_value: 18001' in text
     monkeypatch.setenv("SHOPMESH_ADS", "ads.mesh")
-    with pytest.raises(CannotStart, match="SHOPMESH_ADS must be host:port"):
+    with pytest.raises(Failure, match="SHOPMESH_ADS must be host:port"):
         made(tmp_path, "bootstrap")

@@ -1,7 +1,7 @@
 import pytest
 
-from services.cli.process import CannotStart
-from services.cli.releases import Release, wanted
+from services.cli.local.releases import Release, wanted
+from services.failure import Failure
 
 NAMES = [
     (Release("product"), 1, "product"),
@@ -31,5 +31,5 @@ def test_a_command_line_says_how_many_of_which_release() -> None:
     "word", ["inventory", "inventory=0", "inventory=x", "stock=2", "product@=1", "product@ü=1", "=1"]
 )
 def test_what_says_neither_is_refused(word: str) -> None:
-    with pytest.raises(CannotStart, match="write SERVICE"):
+    with pytest.raises(Failure, match="write SERVICE"):
         wanted([word])

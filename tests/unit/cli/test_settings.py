@@ -1,7 +1,7 @@
 import pytest
 
-from services.cli.process import CannotStart
 from services.cli.settings import PORTS, chosen_ports
+from services.failure import Failure
 
 
 def test_without_a_wish_the_ports_are_those_of_the_table() -> None:
@@ -22,12 +22,12 @@ def test_a_variable_moves_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_port_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SHOPMESH_PORT_EDGE", text)
 
-    with pytest.raises(CannotStart, match=f"SHOPMESH_PORT_EDGE={text}"):
+    with pytest.raises(Failure, match=f"SHOPMESH_PORT_EDGE={text}"):
         chosen_ports(None)
 
 
 def test_two_parts_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOPMESH_PORT_EDGE", "8025")
 
-    with pytest.raises(CannotStart, match="edge and mail"):
+    with pytest.raises(Failure, match="edge and mail"):
         chosen_ports(None)

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.releases import Release
+from services.cli.local.releases import Release
+from services.cli.local.stack import Stack
 from services.cli.settings import PORTS
-from services.cli.stack import Stack
 
 STACK = Stack(Path("/nowhere"), PORTS, {Release("inventory"): 2, Release("product", "2.0-test"): 1})
 

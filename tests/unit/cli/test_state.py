@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.cli.process import CannotStart
-from services.cli.state import StateFolder, end_leftovers, memory
+from services.cli.local.state import StateFolder, end_leftovers, memory
+from services.failure import Failure
 
 
 def row(**facts: object) -> dict[str, object]:
@@ -18,7 +18,7 @@ def test_a_second_supervisor_in_a_folder_is_told_who_runs_there(tmp_path: Path) 
     folder = StateFolder(tmp_path)
     with folder.hold():
         assert folder.holder() == os.getpid()
-        with pytest.raises(CannotStart, match=f"process {os.getpid()}"):
+        with pytest.raises(Failure, match=f"process {os.getpid()}"):
             folder.hold()
     assert folder.holder() is None
 
@@ -49,7 +49,7 @@ def test_a_full_disk_keeps_the_news_before(tmp_path: Path) -> None:
 
 
 def test_a_folder_where_nothing_ran_has_no_ports(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match="no shop runs"):
+    with pytest.raises(Failure, match="no shop runs"):
         StateFolder(tmp_path).ports()
 
 

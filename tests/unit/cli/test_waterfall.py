@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from click import unstyle
 
-from services.cli.process import CannotStart
-from services.cli.trace import wanted
-from services.cli.waterfall import Line, Span, Trace, drawn
+from services.cli.telemetry.trace import wanted
+from services.cli.telemetry.waterfall import Line, Span, Trace, drawn
+from services.failure import Failure
 from services.story.asking import CannotTell
 
 TRACE, OTHER = "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -152,5 +152,5 @@ def test_a_trace_or_an_order_is_named(id: str | None, order: str | None, means: 
     ],
 )
 def test_what_is_neither_is_refused_with_a_way_on(id: str | None, order: str | None, said: str) -> None:
-    with pytest.raises((CannotStart, CannotTell), match=said):
+    with pytest.raises((Failure, CannotTell), match=said):
         wanted(id, order)

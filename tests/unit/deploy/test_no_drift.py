@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import keycloak, preparing, stack
-from services.cli.postgres import SETTINGS
+from services.cli.containers import preparing
+from services.cli.local import keycloak, stack
+from services.cli.local.postgres import SETTINGS
 from services.cli.settings import PORTS, SERVICES, variable
 from tests.support.surroundings import CHECKOUT, PREFIX, read_by
 from tests.support.wirings import (

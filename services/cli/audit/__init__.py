@@ -1,0 +1,1 @@
+"""Whether orders, stock, events and mails agree."""

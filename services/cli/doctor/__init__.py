@@ -1,0 +1,1 @@
+"""What is wrong between Keycloak, Envoy and the services, and what mends it."""

@@ -1,0 +1,1 @@
+"""Configuration and policy as operators see and change them: in etcd, with a history, until they are in effect."""

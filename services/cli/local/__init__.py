@@ -1,0 +1,1 @@
+"""A shop on this machine: its processes as data, and who starts, watches and ends them."""
