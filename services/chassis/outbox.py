@@ -8,7 +8,8 @@ from typing import Protocol
 from uuid import UUID
 
 from services.chassis import logs
-from services.chassis.bus import PUBLISH_S, STREAM_BYTES, Bus, BusUnavailable
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.connection import PUBLISH_S, STREAM_BYTES, Bus
 from services.chassis.metrics import Counter
 from services.chassis.tracing import SpanKind, current_traceparent, span
 from services.chassis.worker import Failed, each

@@ -19,7 +19,7 @@ from mesh.v1 import config_pb2, registry_pb2
 from services.chassis import client, logs
 from services.chassis.address import address
 from services.chassis.auth import Keys, Rule, ServiceToken, Tokens, admission, rules_of
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.chassis.config import LiveConfig
 from services.chassis.database import Database
 from services.chassis.draining import HEARD_S, until_no_call_comes

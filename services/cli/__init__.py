@@ -1,1 +1,1 @@
-"""The shopmesh command: starts the local processes, looks into them, stops them."""
+"""The shopmesh command. A package for each thing that it does; beside them what all of them need."""

@@ -21,9 +21,8 @@ from services.cli.doctor.command import doctor
 from services.cli.documents.canary import canary
 from services.cli.documents.command import group
 from services.cli.local.instances import drain, restart, scale
-from services.cli.local.state import StateFolder
 from services.cli.options import with_state
-from services.cli.places import launched, places_of
+from services.cli.places import EDGE, launched, places_of
 from services.cli.settings import SERVICES, shown
 from services.cli.shop.deadletters import deadletters
 from services.cli.status_command import status
@@ -89,10 +88,13 @@ def up(
     from services.cli.local.stack import Stack
     from services.cli.settings import chosen_ports
 
+    folder = launched(
+        state, f"`docker compose up -d` starts it there, and one here takes another shell, without {EDGE}"
+    )
     if detach:
-        running.detach([word for word in sys.argv[2:] if word != "--detach"], StateFolder(state.absolute()))
+        running.detach([word for word in sys.argv[2:] if word != "--detach"], folder)
         return
-    stack = Stack(state.absolute(), chosen_ports(ports_from), wanted(instances), demo_data=not no_demo_data)
+    stack = Stack(folder.path, chosen_ports(ports_from), wanted(instances), demo_data=not no_demo_data)
     running.run(stack, only, version("shopmesh"), tethered=not untethered)
 
 

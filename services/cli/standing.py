@@ -11,7 +11,8 @@ import httpx
 from google.protobuf import json_format
 from mesh.v1 import registry_pb2
 
-from services.chassis.bus import BusUnavailable, Looking
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.looking import Looking
 from services.chassis.etcd import Etcd, EtcdUnavailable, Snapshot
 from services.cli.places import Places, keys_url
 from services.cli.settings import ENDPOINTS, SERVICES

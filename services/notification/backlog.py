@@ -1,6 +1,6 @@
 """What waits in Notification: events on NATS, mails to be sent, dead letters for a person."""
 
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.chassis.database import Database
 from services.chassis.looking import Look
 from services.chassis.metrics import Gauge

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from shop.order.v1.events_pb2 import OrderCancelled, OrderPlaced, OrderRejected
 
 from services.chassis import logs
-from services.chassis.bus import Message
+from services.chassis.bus.pulling import Message
 from services.chassis.messages import from_money, from_timestamp, violations
 from services.chassis.tracing import at
 from services.notification.domain import Event, Garbled, Kind, Line, News

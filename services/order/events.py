@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.chassis.database import Database
 from services.chassis.outbox import LEASE_S, Event, Relay
 from services.chassis.worker import Failed

@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from services.chassis import metrics, prometheus
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.chassis.otlp_metrics import encode
 from services.chassis.settings import Settings
 from services.inventory import backlog as holds

@@ -18,7 +18,7 @@ from shop.notification.v1 import notification_pb2, notification_pb2_grpc
 from shop.order.v1 import events_pb2, order_pb2, order_pb2_grpc
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from services.chassis.bus import Looking
+from services.chassis.bus.looking import Looking
 from services.order.contract import EVENT_TYPES
 from tests.support.pages import spans_of
 from tests.support.refused import outcome

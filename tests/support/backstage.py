@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from nats.js.errors import NotFoundError
 from shop.notification.v1.config_pb2 import NotificationConfig
 
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.chassis.database import Database
 from services.chassis.worker import Worker
 from services.inventory import domain as inventory

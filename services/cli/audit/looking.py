@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import batched
 from uuid import UUID
 
-from services.chassis.bus import BusUnavailable, Looking
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.looking import Looking
 from services.chassis.settings import PasswordFile
 from services.cli.audit.rows import AT_ONCE, BURIED, DEAD_LETTERS, LEDGER, NOW, STOCK, STREAM_KNOWN, cases, slices
 from services.cli.audit.rules import MENDS, Case, Difference, Surroundings, dead_letter, judged, ledger, moment, stock

@@ -12,7 +12,7 @@ import orjson
 from google.protobuf.message import DecodeError
 from shop.order.v1 import order_pb2
 
-from services.chassis.bus import Looking, Stored, StreamContents
+from services.chassis.bus.looking import Looking, Stored, StreamContents
 from services.cli.audit.rows import EVENTS_BY_VERSION
 from services.cli.audit.rules import Case, Difference, Row
 from services.story.databases import Databases

@@ -8,7 +8,9 @@ from uuid import uuid4
 import pytest
 
 from services.chassis import logs
-from services.chassis.bus import Bus, BusUnavailable, Message
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.connection import Bus
+from services.chassis.bus.pulling import Message
 from services.chassis.patience import describe
 from services.chassis.settings import Settings
 from services.chassis.tracing import at, trace_id, tracing

@@ -10,7 +10,8 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 
 from services.chassis import reporting
-from services.chassis.bus import STREAM_BYTES, Bus, Message
+from services.chassis.bus.connection import STREAM_BYTES, Bus
+from services.chassis.bus.pulling import Message
 from services.chassis.outbox import Event, Relay
 from services.chassis.settings import Settings
 from services.chassis.tracing import tracing

@@ -7,7 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.chassis.bus import Bus, BusUnavailable, Looking
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.connection import Bus
+from services.chassis.bus.looking import Looking
 from services.chassis.database import Database, DatabaseUnavailable
 from services.chassis.patience import describe
 from services.chassis.settings import PasswordFile, PasswordUnreadable

@@ -9,7 +9,9 @@ import nats
 import pytest
 from nats.js.api import ConsumerInfo
 
-from services.chassis.bus import Bus, BusUnavailable, Message
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.connection import Bus
+from services.chassis.bus.pulling import Message
 from services.chassis.database import Database
 from services.notification.events import CONSUMER, STREAM, SUBJECTS, OrderEvents
 from services.notification.letters import letter

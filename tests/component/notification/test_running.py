@@ -16,7 +16,7 @@ from shop.notification.v1.notification_pb2 import (
 )
 from shop.notification.v1.notification_pb2_grpc import NotificationServiceStub
 
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.notification.events import STREAM, SUBJECTS
 from tests.support.etcd import EtcdServer
 from tests.support.issuer import Issuer

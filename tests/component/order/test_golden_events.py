@@ -17,7 +17,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from shop.order.v1 import events_pb2
 
-from services.chassis.bus import Message
+from services.chassis.bus.pulling import Message
 from services.chassis.database import Database
 from services.order.contract import event_id
 from services.order.domain import OrderCancelled, OrderPlaced, OrderRejected

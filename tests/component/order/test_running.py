@@ -17,7 +17,8 @@ from shop.order.v1 import order_pb2 as pb
 from shop.order.v1.order_pb2_grpc import OrderServiceStub
 from shop.product.v1 import product_pb2, product_pb2_grpc
 
-from services.chassis.bus import Bus, Message
+from services.chassis.bus.connection import Bus
+from services.chassis.bus.pulling import Message
 from services.chassis.database import Database
 from services.chassis.etcd import Etcd
 from services.order.contract import EVENT_TYPES

@@ -11,7 +11,7 @@ import pytest
 from nats.js.errors import NotFoundError
 from shop.notification.v1.config_pb2 import NotificationConfig
 
-from services.chassis.bus import Bus
+from services.chassis.bus.connection import Bus
 from services.chassis.database import Database
 from services.chassis.worker import Worker
 from services.cli.shop.resend import resend

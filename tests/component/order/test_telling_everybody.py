@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from shop.order.v1 import events_pb2
 
-from services.chassis.bus import PUBLISH_S, Bus, BusUnavailable, Message
+from services.chassis.bus.access import BusUnavailable
+from services.chassis.bus.connection import PUBLISH_S, Bus
+from services.chassis.bus.pulling import Message
 from services.chassis.database import Database
 from services.chassis.messages import violations
 from services.chassis.outbox import Relay

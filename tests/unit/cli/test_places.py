@@ -102,6 +102,7 @@ def elsewhere(*words: str) -> Result:
 @pytest.mark.parametrize(
     ("words", "who"),
     [
+        ("up", "docker compose up -d"),
         ("down", "docker compose down"),
         ("scale order 2", "docker compose up -d --scale order=2"),
         ("drain order-2", "docker stop"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shop.order.v1.events_pb2 import OrderPlaced
 from structlog.testing import capture_logs
 
-from services.chassis.bus import Message as BusMessage
+from services.chassis.bus.pulling import Message as BusMessage
 from services.money import Money
 from services.notification.domain import Garbled, Kind, Line, News
 from services.notification.events import OrderEvents, understand

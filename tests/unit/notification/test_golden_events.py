@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from services.chassis.bus import Message
+from services.chassis.bus.pulling import Message
 from services.money import Money
 from services.notification.domain import Kind, Line, News
 from services.notification.events import OrderEvents
