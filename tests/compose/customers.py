@@ -136,7 +136,7 @@ class Customers:
 
 
 async def token_of(project: Project, user: str) -> str:
-    """As soon as Keycloak gives one: after a restart of PostgreSQL it takes a while to see what became of its pool."""
+    """As soon as Keycloak gives one: it, or PostgreSQL, may just have been killed."""
 
     async def look() -> str:
         try:

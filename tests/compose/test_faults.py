@@ -3,12 +3,18 @@
 `make test-compose` prints the table of docs/faults.md.
 """
 
+import asyncio
+from collections.abc import Awaitable
+
 import pytest
 
+from services.cli.identity import access_token
 from tests.compose.customers import Customers
 from tests.compose.faults import Row, killed, rolled, under
 from tests.compose.project import SERVICES, Project
 
+LOGINS = 12
+"""At once."""
 STORES = {
     "etcd": "etcd is killed",
     "nats": "NATS is killed",
@@ -54,6 +60,17 @@ async def test_a_store_that_is_killed_costs_patience_and_nothing_else(
 ) -> None:
     rows.append(row := await under(STORES[service], killed(service), project, customers))
     assert not row.seen.failed
+
+
+async def test_a_restart_of_postgresql_costs_nobody_a_token(project: Project) -> None:
+    def log_in() -> Awaitable[str]:
+        return asyncio.to_thread(access_token, project.token_url, "ann")
+
+    await asyncio.gather(*(log_in() for _ in range(LOGINS)))  # as many connections to it
+
+    await killed("postgres")(project)
+
+    assert all(await asyncio.gather(*(log_in() for _ in range(LOGINS))))
 
 
 def test_the_audit_finds_nothing_in_the_end(project: Project) -> None:
