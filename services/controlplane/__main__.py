@@ -45,6 +45,7 @@ async def serve(settings: Settings, contract: Contract, seeds: Seeds) -> None:
         audience=settings.audience,
         jwks_url=settings.jwks_url,
         otlp_endpoint=settings.otlp_endpoint,
+        otlp_lines=settings.otlp_logs and bool(settings.otlp_endpoint),
     )
     services = frozenset(contract.services)
     file = settings.state_dir / f"{settings.instance}.json"

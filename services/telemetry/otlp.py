@@ -10,7 +10,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from services.chassis.otlp_lines import ORDER
-from services.log_files import Line
+from services.log_files import LEVELS, Line
 from services.telemetry.model import Span, SpanEvent, SpanLink, Value
 
 _KINDS = ("INTERNAL", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
@@ -75,13 +75,17 @@ def _line(record: LogRecord, service: str, instance: str) -> Line:
     order = fields.get(ORDER)
     if isinstance(order, str):
         del fields[ORDER]
-    body = record.body.string_value or _value(record.body)
-    if isinstance(body, dict):  # a structured record: its message stands in it
-        fields = {**body, **fields}
+    body, level = record.body.string_value or _value(record.body), _level(int(record.severity_number))
+    if isinstance(body, dict):  # a structured record: what else a line has may stand in it, and Envoy says `-` for none
+        fields = {name: value for name, value in {**body, **fields}.items() if value != "-"}
         body = fields.pop("message", "")
+        if not record.severity_number and fields.get("level") in LEVELS:
+            level = str(fields.pop("level"))
+        if not instance and isinstance(fields.get("instance"), str):
+            instance = str(fields.pop("instance"))
     return Line(
         time_ns=record.time_unix_nano or record.observed_time_unix_nano,
-        level=_level(int(record.severity_number)),
+        level=level,
         service=service,
         instance=instance,
         message=body if isinstance(body, str) else "" if body is None else str(body),

@@ -1,16 +1,21 @@
 """What Envoy tells about calls: spans, trace context, access log."""
 
 import re
+import socket
+import time
+from uuid import uuid4
 
 import grpc
 import httpx
 import pytest
 
 from services.chassis.etcd import Etcd
+from services.log_files import Line
 from tests.mesh.calls import call
-from tests.support.mesh import Mesh
-from tests.support.otlp import Receiver
-from tests.support.waiting import eventually
+from tests.support.mesh import Mesh, running_mesh
+from tests.support.otlp import Receiver, receiving
+from tests.support.refused import outcome
+from tests.support.waiting import DEADLINE_S, eventually
 
 GET_PRODUCT = "/shop.product.v1.ProductService/GetProduct"
 GET_STOCK = "/shop.inventory.v1.InventoryService/GetStock"
@@ -127,3 +132,44 @@ async def test_a_rest_call_is_logged_as_it_was_made(mesh: Mesh) -> None:
     (line,) = await eventually(logged, "the call is logged")
     assert (line["method"], line["code"]) == ("GET", 200)
     assert "grpc_status" not in line
+
+
+FAILS = ("UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "UNAUTHENTICATED", *FAILS])
+async def test_a_call_in_which_the_shop_failed_is_a_warning(mesh: Mesh, edge: grpc.aio.Channel, code: str) -> None:
+    asked = {"traceparent": f"00-{(trace_id := uuid4().hex)}-b7ad6b7169203331-00", "x-abort": code}
+    refused = await outcome(call(edge, GET_STOCK, metadata=[*asked.items()]))
+    assert refused.code is grpc.StatusCode[code]
+    async with httpx.AsyncClient(base_url=f"http://{mesh.envoy.edge}", headers=asked, trust_env=False) as web:
+        status = (await web.get("/v1/products/mug/stock")).status_code
+
+    async def logged() -> dict[bool, object]:
+        lines = [line for line in mesh.envoy.calls() if line.get("trace_id") == trace_id]
+        assert len(lines) == 2
+        return {"grpc_status" in line: line["level"] for line in lines}
+
+    levels = await eventually(logged, "both calls are logged")
+    assert levels[True] == ("warning" if code in FAILS else "info")
+    assert levels[False] == ("warning" if status >= 500 else "info")
+
+
+async def test_where_nobody_reads_stdout_lines_go_the_way_of_the_spans() -> None:
+    with receiving() as receiver, running_mesh(receiver.endpoint, otlp_lines=True) as mesh:
+        async with mesh.instances("echo", of=["product"]), grpc.aio.insecure_channel(mesh.envoy.edge) as edge:
+            trace_id = (await heard(edge, GET_PRODUCT)).split("-")[1]
+            await outcome(call(edge, GET_PRODUCT, metadata=[("x-abort", "INTERNAL")]))
+
+            async def told() -> list[Line]:
+                lines = receiver.said("call")
+                assert {line.level for line in lines} == {"info", "warning"}
+                return lines
+
+            lines = await eventually(told, "both calls are told")
+    (line,) = [each for each in lines if each.level == "info"]
+    assert (line.service, line.instance, line.trace_id) == ("envoy", f"envoy-{socket.gethostname()}", trace_id)
+    assert abs(line.time_ns / 1e9 - time.time()) < DEADLINE_S
+    assert line.fields.items() >= {"path": GET_PRODUCT, "code": "200", "grpc_status": "OK", "listener": "edge"}.items()
+    assert "-" not in line.fields.values()
+    assert line.span_id

@@ -242,7 +242,12 @@ class Mesh:
 
 @contextmanager
 def running_mesh(
-    otlp_endpoint: str = "", *, etcd_members: int = 1, control_planes: int = 1, names: Names | None = None
+    otlp_endpoint: str = "",
+    *,
+    otlp_lines: bool = False,
+    etcd_members: int = 1,
+    control_planes: int = 1,
+    names: Names | None = None,
 ) -> Iterator[Mesh]:
     """Etcd, issuer, control plane and Envoy, without services. Its `etcd` is the member that everybody asks first.
 
@@ -271,6 +276,7 @@ def running_mesh(
                 "SHOPMESH_ISSUER": issuer.url,
                 "SHOPMESH_JWKS_URL": issuer.jwks_url,
                 "SHOPMESH_OTLP_ENDPOINT": otlp_endpoint,
+                "SHOPMESH_OTLP_LOGS": str(otlp_lines).lower(),
                 "SHOPMESH_STATE_DIR": str(folder / "last-good"),
             }
             controlplane.start()

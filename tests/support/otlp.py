@@ -1,4 +1,4 @@
-"""A real OTLP receiver for traces, in the process of the tests."""
+"""A real OTLP receiver for traces and log records, in the process of the tests."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
+
+from services.log_files import Line
+from services.telemetry.otlp import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Span:
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
     endpoint: str = ""
     _spans: list[Span] = field(default_factory=list[Span])
+    _lines: list[Line] = field(default_factory=list[Line])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def Export(  # noqa: N802, the name of the rpc
@@ -49,6 +54,16 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
                     self._spans += [_span(about, span) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
 
+    def keep(self, request: logs_service_pb2.ExportLogsServiceRequest) -> None:
+        """Log records that came."""
+        with self._lock:
+            self._lines += lines(request)
+
+    def said(self, message: str) -> list[Line]:
+        """Lines with this message, as our store reads them."""
+        with self._lock:
+            return [line for line in self._lines if line.message == message]
+
     def trace(self, trace_id: str) -> list[Span]:
         with self._lock:
             return [span for span in self._spans if span.trace_id == trace_id]
@@ -57,6 +72,20 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         """Spans that carry this value in any attribute."""
         with self._lock:
             return [span for span in self._spans if value in span.attributes.values()]
+
+
+class _Lines(logs_service_pb2_grpc.LogsServiceServicer):
+    """Both services name their rpc Export."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def Export(  # noqa: N802, the name of the rpc
+        self, request: logs_service_pb2.ExportLogsServiceRequest, context: grpc.ServicerContext
+    ) -> logs_service_pb2.ExportLogsServiceResponse:
+        del context
+        self._receiver.keep(request)
+        return logs_service_pb2.ExportLogsServiceResponse()
 
 
 def _span(about: Mapping[str, str], span: trace_pb2.Span) -> Span:
@@ -79,6 +108,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
     receiver = Receiver()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]  # published without
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(_Lines(receiver), server)  # type: ignore[no-untyped-call]  # the same
     receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:

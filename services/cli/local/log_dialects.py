@@ -38,11 +38,6 @@ class Plain:
         self._traceback = indented or again
         return True
 
-    def is_ours(self, said: Line) -> bool:
-        """Whether a line of JSON that looks like ours is right, and is kept as it is."""
-        del said
-        return True
-
     def of_object(self, said: Line) -> Line:
         """A line of JSON, in names that are ours or well known."""
         return said
@@ -192,36 +187,11 @@ def _stack_trace(thrown: Line) -> str:
     return f"{text}\nCaused by: {_stack_trace(inner)}" if isinstance(inner, dict) else text
 
 
-class Envoy(Plain):
-    """Its own lines as stack.py asks for them, calls as the control plane does (resources/replies.py)."""
-
-    def is_ours(self, said: Line) -> bool:
-        return said.get("message") != "call" or not _failed(said)
-
-    def of_object(self, said: Line) -> Line:
-        line = {name: value for name, value in said.items() if value not in (None, "", "-")}
-        if line.get("message") == "call" and _failed(line):
-            line["level"] = "warning"
-        return line
-
-
-_FAULTS = frozenset({"Unknown", "DeadlineExceeded", "Internal", "Unavailable", "DataLoss"})
-"""Codes that say the shop failed, in Envoy's words; all others are the caller's affair."""
-
-
-def _failed(call: Line) -> bool:
-    """Whether it was the shop that failed."""
-    status, code = call.get("grpc_status"), call.get("code")
-    if isinstance(status, str):
-        return status in _FAULTS
-    return isinstance(code, int) and code >= 500
-
-
 DIALECTS: dict[str, type[Plain]] = {
     "postgres": Postgres,
     "nats": Nats,
     "etcd": Etcd,
     "keycloak": Keycloak,
-    "envoy": Envoy,
+    "envoy": Plain,  # its own lines as stack.py asks for them, calls as the control plane does (access_logs.py)
 }
 """By service; all others are Plain."""

@@ -112,7 +112,6 @@ class Lines:
             and time[-1:] == "Z"
             and instant(time) is not None
             and all((value := get(name)) is None or _is(form, value) for name, form in _FORMS)
-            and self._dialect.is_ours(said)
         )
 
     def _whole(self, said: Line) -> bytes:

@@ -39,11 +39,12 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from services.chassis.sizes import MESSAGE_BYTES
 from services.controlplane.contract import Contract
 from services.controlplane.resources.access import JWT_AUTHN, RBAC, jwt_filter, rbac_filter
+from services.controlplane.resources.access_logs import PATH, access_logs
 from services.controlplane.resources.clusters import ADS, JWKS, OTLP
 from services.controlplane.resources.encoding import NEVER, address, extension, packed
 from services.controlplane.resources.faults import FAULT, fault_filter
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, limits_filter
-from services.controlplane.resources.replies import PATH, access_logs, door_noted, local_replies
+from services.controlplane.resources.replies import door_noted, local_replies
 from services.controlplane.resources.routes import BUFFER, CORS, EDGE, MESH, REST_BODY_BYTES, TRANSCODER
 from services.controlplane.resources.surroundings import HostPort, Surroundings
 from services.controlplane.snapshot import Kind, Resource
@@ -72,7 +73,7 @@ def edge_listener(contract: Contract, surroundings: Surroundings) -> Resource:
         _answers_counted(),
         _filter("envoy.filters.http.router", Router()),
     ]
-    manager = _manager(EDGE, filters)
+    manager = _manager(EDGE, surroundings, filters)
     manager.local_reply_config = local_replies(surroundings)
     manager.early_header_mutation_extensions = [door_noted(), _unreadable_removed()]
     # Callers are who they connect from, whatever their headers say.
@@ -89,17 +90,18 @@ def mesh_listener(surroundings: Surroundings) -> Resource:
     """Between services; who may call what is checked by the service that is called."""
     manager = _manager(
         MESH,
+        surroundings,
         [_filter(FAULT, fault_filter()), _answers_counted(), _filter("envoy.filters.http.router", Router())],
     )
     return _listener(MESH, surroundings.mesh, manager, TrafficDirection.OUTBOUND, [OTLP])
 
 
-def _manager(name: str, filters: list[HttpFilter]) -> HttpConnectionManager:
+def _manager(name: str, surroundings: Surroundings, filters: list[HttpFilter]) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix=name,
         rds=Rds(config_source=ADS, route_config_name=name),
         http_filters=filters,
-        access_log=access_logs(name),
+        access_log=access_logs(name, otlp=surroundings.otlp_lines),
         tracing=_tracing(),
         # Routes decide; the default of 5 min would cut quiet streams.
         stream_idle_timeout=NEVER,

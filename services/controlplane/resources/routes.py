@@ -37,9 +37,9 @@ from services.controlplane.resources.clusters import CONTROL_PLANE
 from services.controlplane.resources.encoding import packed
 from services.controlplane.resources.faults import made
 from services.controlplane.resources.limits import LOCAL_RATELIMIT, buckets_of, counted_by, limits, wait
-from services.controlplane.resources.replies import DOOR
 from services.controlplane.resources.stencils import BLANKS, field, stencil
 from services.controlplane.resources.versions import cluster_name, versions_of
+from services.controlplane.resources.which_calls import DOOR
 from services.controlplane.snapshot import Kind, Resource
 
 EDGE = "edge"

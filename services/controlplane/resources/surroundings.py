@@ -51,3 +51,5 @@ class Surroundings:
     jwks_url: str
     otlp_endpoint: str | None = None
     """Where Envoy sends its spans; without it trace ids flow all the same."""
+    otlp_lines: bool = False
+    """Whether it sends a line about each call there as well."""

@@ -204,27 +204,6 @@ def test_envoy() -> None:
     assert called["path"] == "/shop.order.v1.OrderService/PlaceOrder"
 
 
-@pytest.mark.parametrize(
-    ("facts", "level"),
-    [
-        ({"grpc_status": "OK"}, "info"),
-        ({"grpc_status": "NotFound"}, "info"),
-        ({"grpc_status": "FailedPrecondition"}, "info"),
-        ({"grpc_status": "Unimplemented"}, "info"),
-        ({"grpc_status": "Unavailable"}, "warning"),
-        ({"grpc_status": "DeadlineExceeded"}, "warning"),
-        ({"grpc_status": "Internal"}, "warning"),
-        ({"code": 404}, "info"),
-        ({"code": 503}, "warning"),
-        ({"code": "503"}, "info"),
-    ],
-)
-def test_a_call_in_which_the_shop_failed_is_a_warning(facts: dict[str, object], level: str) -> None:
-    (line,) = formed("envoy", a_call(**facts))
-
-    assert line["level"] == level
-
-
 def test_a_line_of_ours_is_kept_byte_for_byte() -> None:
     line = orjson.dumps(
         {
