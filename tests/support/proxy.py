@@ -37,8 +37,12 @@ class Proxy:
         self._server = await asyncio.start_server(self._pass_on, sock=self._socket.dup())
 
     def close(self) -> None:
+        """Connections go on until they are ended, but those that are held or kept open: these end now."""
         if self._server:
             self._server.close()
+        if not self.passes.is_set():
+            self.cut()
+        self.ends.set()
         for each in (self._socket, *self._waiting):
             each.close()
 

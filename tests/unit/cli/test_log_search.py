@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> Files:
     write(
         tmp_path, "envoy",
         {"time": at(1), "message": "call", "trace_id": TRACES[0], "path": "/shop.order.v1.OrderService/PlaceOrder"},
-        {"time": at(5), "message": "call", "trace_id": TRACES[1], "grpc_status": "Unavailable"},
+        {"time": at(5), "message": "call", "level": "warning", "trace_id": TRACES[1]},
     )  # fmt: skip
     write(
         tmp_path, "order",
