@@ -8,12 +8,16 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.shop import Shop
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, eventually
 
 CHECKOUT = Path(__file__).parents[2]
+CALLS = "rpc_server_call_duration_seconds_count"
+ENOUGH = 4
+"""Rpcs that were served: an order alone needs as many."""
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="the README needs curl")
 
@@ -71,6 +75,7 @@ async def test_an_order_is_seen_as_printed(shop: Shop) -> None:
 
     (id, *_) = re.findall(r"orders/([0-9a-f-]{36})", await walked(shop, demo))
     seen = await walked(shop, re.sub(r"\bID\b", id, of_the_order))
+    await eventually(lambda: many_have_told(shop), "processes have told what they count")
     said = await walked(shop, of_all)
 
     waterfall, _, lines = seen.rpartition("smtp send")
@@ -78,8 +83,14 @@ async def test_an_order_is_seen_as_printed(shop: Shop) -> None:
         assert f"\n{service} " in waterfall, seen
     assert "mail sent" in lines, seen
     assert "process.log_level" in said, said
-    # Every process that serves rpcs has such numbers.
-    assert any(int(line) >= 4 for line in said.splitlines() if line.isdigit()), said
+    assert any(int(line) >= ENOUGH for line in said.splitlines() if line.isdigit()), said
+
+
+async def many_have_told(shop: Shop) -> bool:
+    """What they have counted: a process tells every few seconds, and those of this shop may have just begun."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        text = (await http.get(f"{shop.pages}/metrics")).text
+    return text.count(f"\n{CALLS}{{") >= ENOUGH
 
 
 async def test_an_order_waits_for_inventory_as_printed(shop: Shop) -> None:
