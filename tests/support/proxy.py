@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 _SURELY_TAKEN_S = 0.5
+_CONNECTIONS = set[asyncio.Task[None]]()
+"""A loop alone does not hold on to a task, and one whose both ends are silent would be garbage."""
 
 
 class Proxy:
@@ -89,6 +91,9 @@ class Proxy:
             writer.close()
             return
         self._ends |= {writer, there_writer}
+        if task := asyncio.current_task():
+            _CONNECTIONS.add(task)
+            task.add_done_callback(_CONNECTIONS.discard)
         try:
             async with asyncio.TaskGroup() as both:
                 asked = both.create_task(self._pump(reader, there_writer))
