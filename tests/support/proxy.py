@@ -54,7 +54,6 @@ class Proxy:
         self._server.close()
         # Linux says nothing to who comes when as many as this wait to be accepted.
         self._socket.listen(0)
-        self.cut()
         while True:
             self._waiting.append(one := socket.socket())
             one.setblocking(False)
@@ -62,7 +61,8 @@ class Proxy:
                 async with asyncio.timeout(_SURELY_TAKEN_S):
                     await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self.port))
             except TimeoutError:
-                return
+                break
+        self.cut()  # only now: whoever comes back at once would take a place in the queue
 
     def hold_at(self, word: bytes) -> None:
         """When the client next says this, nothing passes from there on, not even that."""
