@@ -14,15 +14,12 @@ import pytest
 from services.chassis.etcd import Etcd
 from tests.mesh.calls import call
 from tests.support.mesh import Mesh
-from tests.support.proxy import proxy_to
 from tests.support.refused import outcome
-from tests.support.registered import registered
 from tests.support.waiting import eventually
 
 SERVICE = "notification"
 IDEMPOTENT = "/shop.notification.v1.NotificationService/ListNotifications"
 NOT_IDEMPOTENT = "/shop.notification.v1.NotificationService/NewRpc"
-CONNECT_TIMEOUTS = f"cluster.{SERVICE}.upstream_cx_connect_timeout"
 WORKERS = 8
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 
@@ -128,25 +125,6 @@ async def test_an_instance_that_hangs_is_left_out(bare_mesh: Mesh, peer: grpc.ai
         await calls.more()
 
         assert not calls.failed
-
-
-async def test_an_instance_whose_host_is_gone_costs_no_call(bare_mesh: Mesh, peer: grpc.aio.Channel) -> None:
-    etcd = bare_mesh.etcd.endpoint
-    async with bare_mesh.instances("a", of=[SERVICE]):
-        [a] = bare_mesh.envoy.clusters()[SERVICE]
-        async with proxy_to(a) as wire, registered(etcd, SERVICE, "b", f"127.0.0.1:{wire.port}"):
-            await bare_mesh.healthy(SERVICE, 2)
-            # The deadline of the most impatient service, Order, when it asks Inventory.
-            async with load(peer, timeout=1) as calls:
-                await calls.more()
-                failed_to_connect = bare_mesh.envoy.number(CONNECT_TIMEOUTS)
-
-                await wire.vanish()
-                await bare_mesh.healthy(SERVICE, 1)
-                await calls.more()
-
-                assert bare_mesh.envoy.number(CONNECT_TIMEOUTS) > failed_to_connect
-                assert not calls.failed
 
 
 async def test_traffic_goes_on_without_control_plane_and_etcd(bare_mesh: Mesh, peer: grpc.aio.Channel) -> None:
