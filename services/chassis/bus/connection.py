@@ -20,6 +20,8 @@ from services.chassis.patience import QUIET, Seldom, describe, pause_s
 from services.chassis.settings import PasswordFile
 
 PUBLISH_S = 2.0
+BEGIN_ANEW_S = 1.0
+"""After a server that refuses us, or a client that has given up: nats-py itself tries again only what is away."""
 DAY_S = 24 * 3600
 STREAM_BYTES = 1 << 30
 FULL = 0.8
@@ -184,7 +186,7 @@ class Bus:
                 await self._closed.wait()
             except nats.errors.Error as error:
                 log.warning("NATS refuses the connection", error=describe(error))
-            await asyncio.sleep(1)
+            await asyncio.sleep(BEGIN_ANEW_S)
 
     async def _on_connection(self) -> None:
         self.connections += 1
